@@ -1,0 +1,3 @@
+//! The admin API: status, swaps, checkpoints, metrics, over HTTP on a Unix socket.
+
+pub mod command;

@@ -1,0 +1,1 @@
+//! The room `artifact`: see ARCHITECTURE.md.

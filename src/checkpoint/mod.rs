@@ -1,0 +1,1 @@
+//! The room `checkpoint`: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! The room `metrics`: see ARCHITECTURE.md.

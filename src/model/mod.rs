@@ -1,0 +1,102 @@
+//! Models: what scores a row and, if it can, learns from it. One family a file.
+//!
+//! A model sees a row's features after all steps: dense numbers, and hashed sparse ones. It does no
+//! I/O, reads no clock, draws no unseeded randomness, and adds up in an order that depends on nothing
+//! but the features, so that equal rows in equal order give equal bits on every machine.
+
+pub use crate::batch::Task;
+use crate::error::Result;
+use crate::state::State;
+
+/// A row's features, as the model sees them.
+#[derive(Debug, Clone, Copy)]
+pub struct Features<'a> {
+    /// Dense numbers; their count is fixed by the pipeline. May hold NaN only if [`Model::routes_nan`].
+    pub dense: &'a [f64],
+    /// Slots of the hashed features, each below the model's table size. A slot may occur twice.
+    pub indices: &'a [u32],
+    /// Values of the hashed features, one a slot.
+    pub values: &'a [f64],
+}
+
+/// What became of an example.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learned {
+    /// The model took it in (or keeps it until its learning unit is full).
+    Applied,
+    /// The update would have made a weight non-finite: nothing was changed.
+    Refused,
+    /// The model does not learn online.
+    Frozen,
+}
+
+/// Memory that scoring may use; nothing in it survives a call.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// A buffer.
+    pub a: Vec<f64>,
+    /// Another.
+    pub b: Vec<f64>,
+}
+
+/// A model. `score` and `learn` are deterministic functions of the state and their arguments.
+pub trait Model: Send {
+    /// What it predicts.
+    fn task(&self) -> Task;
+
+    /// Scores a row. `out` is as wide as the task says: Binary, Regression, Anomaly 1; Clusters 2
+    /// (number, distance); Multiclass one a class known so far (class numbers are given out by the
+    /// pipeline in order of appearance, and may be fewer than the model has room for).
+    fn score(&self, x: Features<'_>, scratch: &mut Scratch, out: &mut [f64]);
+
+    /// Learns from a row. `target` is as the task says (unused where no label is needed); `weight` is
+    /// finite and ≥ 0. An update that would make a weight non-finite is refused before it is applied.
+    fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned;
+
+    /// True for models that learn from unlabelled events too.
+    fn learns_unlabelled(&self) -> bool {
+        false
+    }
+    /// True for models that route NaN (`missing = "keep"`).
+    fn routes_nan(&self) -> bool {
+        false
+    }
+    /// True for models that learn online.
+    fn learns(&self) -> bool {
+        true
+    }
+
+    /// Stores everything that a later score depends on under `prefix` (`{prefix}weights`, …).
+    fn save(&self, state: &mut State, prefix: &str);
+
+    /// Takes the state back. `self` was built from the same spec. A fault leaves `self` unusable.
+    ///
+    /// # Errors
+    /// Corruption, naming the tensor that is missing or doesn't fit.
+    fn load(&mut self, state: &State, prefix: &str) -> Result<()>;
+}
+
+/// What the pipeline tells a model about its rows when it is built.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shape {
+    /// Names of the dense features, in their order.
+    pub dense: Vec<String>,
+    /// Slots of the hashed features (0: none).
+    pub slots: usize,
+    /// What the label's type asks for; `None` where there is no label.
+    pub label: Option<LabelKind>,
+}
+
+/// What the label's type makes of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LabelKind {
+    /// bool: a binary classifier.
+    Bool,
+    /// category: a classifier over at most that many classes.
+    Category {
+        /// Most classes that are told apart.
+        classes_max: usize,
+    },
+    /// float or int: a regressor.
+    Number,
+}

@@ -1,0 +1,220 @@
+//! Learned state as named tensors: what steps and models save and load, and the artifact format stores.
+//!
+//! Everything that changes a later score is in here, bit for bit: weights, statistics, optimizer
+//! moments, counters, dictionaries, rows waiting for a learning unit. Names are paths like
+//! `model.weights` or `steps.0.mean`; a component writes under the prefix that it was given.
+
+use crate::error::{Fault, Result};
+use std::collections::BTreeMap;
+
+/// The data of a tensor. Little-endian in files.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Data {
+    /// 64-bit floats.
+    F64(Vec<f64>),
+    /// 32-bit floats.
+    F32(Vec<f32>),
+    /// Signed 64-bit integers.
+    I64(Vec<i64>),
+    /// Unsigned 64-bit integers.
+    U64(Vec<u64>),
+    /// Unsigned 32-bit integers.
+    U32(Vec<u32>),
+    /// Bytes.
+    U8(Vec<u8>),
+}
+
+impl Data {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Data::F64(v) => v.len(),
+            Data::F32(v) => v.len(),
+            Data::I64(v) => v.len(),
+            Data::U64(v) => v.len(),
+            Data::U32(v) => v.len(),
+            Data::U8(v) => v.len(),
+        }
+    }
+    /// True where there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The name of the element type, as safetensors spells it.
+    pub fn dtype(&self) -> &'static str {
+        match self {
+            Data::F64(_) => "F64",
+            Data::F32(_) => "F32",
+            Data::I64(_) => "I64",
+            Data::U64(_) => "U64",
+            Data::U32(_) => "U32",
+            Data::U8(_) => "U8",
+        }
+    }
+}
+
+/// A tensor: a shape and its data, row-major. An empty shape is a scalar.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// Length of each dimension; the product is the number of elements.
+    pub shape: Vec<usize>,
+    /// The elements.
+    pub data: Data,
+}
+
+/// Named tensors, in the order of their names.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// Name → tensor.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+impl State {
+    /// An empty state.
+    pub fn new() -> State {
+        State::default()
+    }
+    /// Stores a tensor. Shape and data must agree.
+    pub fn put(&mut self, name: impl Into<String>, shape: &[usize], data: Data) {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "shape and data of a tensor disagree");
+        self.tensors.insert(name.into(), Tensor { shape: shape.to_vec(), data });
+    }
+    /// Stores a vector of f64.
+    pub fn put_f64(&mut self, name: impl Into<String>, values: &[f64]) {
+        self.put(name, &[values.len()], Data::F64(values.to_vec()));
+    }
+    /// Stores a vector of u64.
+    pub fn put_u64(&mut self, name: impl Into<String>, values: &[u64]) {
+        self.put(name, &[values.len()], Data::U64(values.to_vec()));
+    }
+    /// Stores strings (any bytes) as one byte tensor `name` and their ends `name.ends`.
+    pub fn put_strings<S: AsRef<[u8]>>(&mut self, name: &str, strings: &[S]) {
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for s in strings {
+            bytes.extend_from_slice(s.as_ref());
+            ends.push(bytes.len() as u64);
+        }
+        self.put(name, &[bytes.len()], Data::U8(bytes));
+        self.put_u64(format!("{name}.ends"), &ends);
+    }
+    /// A tensor by name.
+    ///
+    /// # Errors
+    /// Corruption, naming the tensor, if it isn't there.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| Fault::corruption(format!("tensor {name:?} is missing")))
+    }
+    /// A vector of f64, of the given length (`None`: any).
+    pub fn get_f64(&self, name: &str, len: Option<usize>) -> Result<&[f64]> {
+        match &self.get(name)?.data {
+            Data::F64(v) => checked(name, v, len),
+            other => Err(wrong_type(name, "F64", other)),
+        }
+    }
+    /// A vector of f32, of the given length (`None`: any).
+    pub fn get_f32(&self, name: &str, len: Option<usize>) -> Result<&[f32]> {
+        match &self.get(name)?.data {
+            Data::F32(v) => checked(name, v, len),
+            other => Err(wrong_type(name, "F32", other)),
+        }
+    }
+    /// A vector of u64, of the given length (`None`: any).
+    pub fn get_u64(&self, name: &str, len: Option<usize>) -> Result<&[u64]> {
+        match &self.get(name)?.data {
+            Data::U64(v) => checked(name, v, len),
+            other => Err(wrong_type(name, "U64", other)),
+        }
+    }
+    /// A vector of u32, of the given length (`None`: any).
+    pub fn get_u32(&self, name: &str, len: Option<usize>) -> Result<&[u32]> {
+        match &self.get(name)?.data {
+            Data::U32(v) => checked(name, v, len),
+            other => Err(wrong_type(name, "U32", other)),
+        }
+    }
+    /// A vector of i64, of the given length (`None`: any).
+    pub fn get_i64(&self, name: &str, len: Option<usize>) -> Result<&[i64]> {
+        match &self.get(name)?.data {
+            Data::I64(v) => checked(name, v, len),
+            other => Err(wrong_type(name, "I64", other)),
+        }
+    }
+    /// A vector of bytes, of the given length (`None`: any).
+    pub fn get_u8(&self, name: &str, len: Option<usize>) -> Result<&[u8]> {
+        match &self.get(name)?.data {
+            Data::U8(v) => checked(name, v, len),
+            other => Err(wrong_type(name, "U8", other)),
+        }
+    }
+    /// Copies a vector of f64 over `target`, whose length it must have.
+    pub fn read_f64(&self, name: &str, target: &mut [f64]) -> Result<()> {
+        target.copy_from_slice(self.get_f64(name, Some(target.len()))?);
+        Ok(())
+    }
+    /// A single u64 that was stored as a vector of one.
+    pub fn get_one_u64(&self, name: &str) -> Result<u64> {
+        Ok(self.get_u64(name, Some(1))?[0])
+    }
+    /// A single f64 that was stored as a vector of one.
+    pub fn get_one_f64(&self, name: &str) -> Result<f64> {
+        Ok(self.get_f64(name, Some(1))?[0])
+    }
+    /// Strings stored by [`State::put_strings`].
+    ///
+    /// # Errors
+    /// Corruption, if a tensor is missing or the ends don't fit the bytes.
+    pub fn get_strings(&self, name: &str) -> Result<Vec<Vec<u8>>> {
+        let bytes = self.get_u8(name, None)?;
+        let ends = self.get_u64(&format!("{name}.ends"), None)?;
+        let mut start = 0usize;
+        let mut strings = Vec::with_capacity(ends.len());
+        for &end in ends {
+            let end = end as usize;
+            let string = bytes.get(start..end);
+            let string =
+                string.ok_or_else(|| Fault::corruption(format!("tensor {name:?}: string ends are out of order")))?;
+            strings.push(string.to_vec());
+            start = end;
+        }
+        if start != bytes.len() {
+            return Err(Fault::corruption(format!("tensor {name:?}: bytes behind the last string")));
+        }
+        Ok(strings)
+    }
+}
+
+fn checked<'a, T>(name: &str, values: &'a [T], len: Option<usize>) -> Result<&'a [T]> {
+    match len {
+        Some(len) if len != values.len() => {
+            Err(Fault::corruption(format!("tensor {name:?} has {} elements; {len} expected", values.len())))
+        }
+        _ => Ok(values),
+    }
+}
+
+fn wrong_type(name: &str, expected: &str, found: &Data) -> Fault {
+    Fault::corruption(format!("tensor {name:?} is {}; {expected} expected", found.dtype()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_come_back() {
+        let mut state = State::new();
+        state.put_strings("d", &["", "ab", "ü"]);
+        assert_eq!(state.get_strings("d").expect("strings"), [b"".to_vec(), b"ab".to_vec(), "ü".into()]);
+        state.put_u64("d.ends", &[3, 1, 4]);
+        assert!(state.get_strings("d").is_err());
+    }
+
+    #[test]
+    fn faults_name_the_tensor() {
+        let mut state = State::new();
+        state.put_f64("w", &[1.0]);
+        assert!(state.get_f64("w", Some(2)).expect_err("length").message.contains("\"w\""));
+        assert!(state.get_u64("w", None).expect_err("type").message.contains("F64"));
+        assert!(state.get("v").is_err());
+    }
+}

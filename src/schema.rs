@@ -125,6 +125,10 @@ pub struct SchemaSpec {
     /// The field echoed as `id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// Most classes of a category label that are told apart (default 64); an event of a further class
+    /// is scored, and nothing is learned from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes_max: Option<usize>,
     /// Fields that are known but not used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<String>,

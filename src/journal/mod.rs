@@ -1,6 +1,8 @@
 //! The journal: a lane's log of decisions, one record a commit. The commit of a record is the sole
 //! point of truth; a checkpoint is a cache of what it leads to.
 
+pub mod file;
+
 use crate::error::Result;
 use crate::sink::OutputLength;
 use crate::source::Position;
@@ -46,6 +48,15 @@ pub struct JournalRecord {
     /// The swaps since the record before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub swaps: Vec<SwapEntry>,
+    /// Content hash (64 hex digits) of the artifact in force after this record.
+    #[serde(default)]
+    pub version: String,
+    /// The swap number in force after this record.
+    #[serde(default)]
+    pub swap: u64,
+    /// True where the record's events were scored by a frozen model.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
     /// Number of the lane's next event, after this record.
     pub seq: u64,
     /// Examples learned by the lane, after this record.

@@ -1,1 +1,604 @@
-//! Pipeline.
+//! The pipeline: schema + steps + model, as one thing that scores, learns, is snapshotted and restored.
+//!
+//! One event: the steps and the model score it as they stand; then, if it is labelled (or the model
+//! needs no label), the steps learn it, it is transformed again, and the model learns it. A label
+//! never leaks into its own prediction, and a row is scored by the state that has learned every
+//! earlier labelled row, wherever batches were cut.
+
+use crate::artifact;
+use crate::batch::{Batch, Reject, RowOrigin, RowStatus, Scores, Stage, Task, Token, TokenKind};
+use crate::error::{Fault, Result};
+use crate::model::{self, Features, LabelKind, Learned, Model, Scratch, Shape};
+use crate::preprocess::{self, DenseKind, Layout, Row, Step, TokenColumn};
+use crate::schema::{FieldType, Missing, Role, Schema, SchemaSpec, Slot};
+use crate::state::State;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// Classes of a category label that are told apart unless the schema says otherwise.
+pub const CLASSES_MAX_DEFAULT: usize = 64;
+/// Most classes that a schema may ask for.
+pub const CLASSES_MAX: usize = 65_536;
+/// Golden rows that an artifact carries.
+pub const GOLDEN_ROWS_MAX: usize = 8;
+
+/// A pipeline as it is written: the text of `models/*.toml`, and part of every manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineSpec {
+    /// A name for people.
+    pub name: String,
+    /// The fields of an event.
+    pub schema: SchemaSpec,
+    /// What happens to a row before the model sees it, in order.
+    #[serde(default)]
+    pub steps: Vec<Map<String, Value>>,
+    /// What scores a row and learns from it.
+    pub model: Map<String, Value>,
+}
+
+impl PipelineSpec {
+    /// Reads a spec's TOML text.
+    ///
+    /// # Errors
+    /// Misuse, with line and column.
+    pub fn parse(text: &str) -> Result<PipelineSpec> {
+        toml::from_str(text).map_err(|e| Fault::misuse(format!("pipeline spec: {}", e.to_string().trim_end())))
+    }
+}
+
+/// A row whose scores the writer of an artifact recorded; a reader must find the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GoldenRow {
+    /// Field → value.
+    pub event: Map<String, Value>,
+    /// The scores, as the model gives them.
+    pub scores: Vec<f64>,
+}
+
+/// The manifest of an artifact or a checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// `artifact` or `checkpoint`.
+    pub kind: String,
+    /// What the pipeline is.
+    pub pipeline: PipelineSpec,
+    /// Examples that the state has learned.
+    pub learned: u64,
+    /// Rows with their expected scores.
+    #[serde(default)]
+    pub golden: Vec<GoldenRow>,
+    /// Who wrote it, from what.
+    #[serde(default)]
+    pub provenance: Value,
+    /// A checkpoint's place in the stream.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub position: Value,
+}
+
+/// What a batch brought, for the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rows scored.
+    pub scored: u64,
+    /// Rows learned.
+    pub learned: u64,
+    /// Updates refused because a weight would have become non-finite.
+    pub refused: u64,
+}
+
+/// Takes the score and the target of every labelled row, before it is learned.
+pub trait Observer {
+    /// One labelled row.
+    fn observe(&mut self, scores: &[f64], target: f64);
+}
+
+impl Observer for () {
+    fn observe(&mut self, _: &[f64], _: f64) {}
+}
+
+/// A loaded pipeline.
+pub struct Pipeline {
+    spec: PipelineSpec,
+    schema: Schema,
+    fill: Fill,
+    steps: Vec<Box<dyn Step>>,
+    model: Box<dyn Model>,
+    task: Task,
+    label: Option<(LabelKind, Slot)>,
+    weight: Option<(usize, u16)>,
+    classes: Vec<Vec<u8>>,
+    learned: u64,
+    golden: Vec<GoldenRow>,
+    hash: String,
+    row: Row,
+    scratch: Scratch,
+}
+
+impl Pipeline {
+    /// An untrained pipeline from a spec's TOML text.
+    ///
+    /// # Errors
+    /// Misuse, naming the part of the spec.
+    pub fn from_spec_text(text: &str) -> Result<Pipeline> {
+        let mut pipeline = Pipeline::build(PipelineSpec::parse(text)?)?;
+        pipeline.hash = artifact::content_hash(text.as_bytes());
+        Ok(pipeline)
+    }
+
+    /// A pipeline from the bytes of a file: an artifact or checkpoint, or a spec's text. Golden rows
+    /// are scored and compared.
+    ///
+    /// # Errors
+    /// Misuse or Corruption, naming the tensor, the row or the line.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Pipeline> {
+        if !artifact::is_artifact(bytes) {
+            let text = std::str::from_utf8(bytes)
+                .map_err(|_| Fault::corruption("neither an artifact (safetensors) nor a spec (TOML text)"))?;
+            return Pipeline::from_spec_text(text);
+        }
+        let (manifest, state) = artifact::decode(bytes)?;
+        let manifest: Manifest =
+            serde_json::from_value(manifest).map_err(|e| Fault::corruption(format!("manifest: {e}")))?;
+        let mut pipeline = Pipeline::restore(&manifest, &state)?;
+        pipeline.hash = artifact::content_hash(bytes);
+        Ok(pipeline)
+    }
+
+    /// A pipeline from a manifest and its tensors.
+    ///
+    /// # Errors
+    /// As [`Pipeline::from_bytes`].
+    pub fn restore(manifest: &Manifest, state: &State) -> Result<Pipeline> {
+        let mut pipeline = Pipeline::build(manifest.pipeline.clone())?;
+        pipeline.classes = state.get_strings("classes")?;
+        pipeline.fill.load(state)?;
+        for (i, step) in pipeline.steps.iter_mut().enumerate() {
+            step.load(state, &format!("steps.{i}."))?;
+        }
+        pipeline.model.load(state, "model.")?;
+        pipeline.learned = manifest.learned;
+        pipeline.golden.clone_from(&manifest.golden);
+        pipeline.check_golden_rows()?;
+        Ok(pipeline)
+    }
+
+    /// An untrained pipeline.
+    ///
+    /// # Errors
+    /// Misuse, naming the part of the spec.
+    pub fn build(spec: PipelineSpec) -> Result<Pipeline> {
+        let schema = Schema::from_spec(&spec.schema)?;
+        let label = label_of(&spec.schema, &schema)?;
+        let fill = Fill::new(&spec, &schema);
+        let mut layout = first_layout(&schema);
+        let mut steps = Vec::with_capacity(spec.steps.len());
+        for (i, step) in spec.steps.iter().enumerate() {
+            let (step, next) = preprocess::build(step, &layout).map_err(|f| f.at(format!("steps[{i}]")))?;
+            steps.push(step);
+            layout = next;
+        }
+        let shape = Shape {
+            dense: layout.dense.iter().map(|(name, _)| name.clone()).collect(),
+            slots: layout.slots,
+            label: label.map(|(kind, _)| kind),
+        };
+        let model = model::build(&spec.model, &shape)?;
+        if let Some(field) = schema.features().find(|f| f.missing == Missing::Keep)
+            && !model.routes_nan()
+        {
+            return Err(Fault::misuse(format!("schema.fields.{}: missing = \"keep\" with a model that cannot route NaN", field.name))
+                .hint("use \"impute\", \"zero\" or \"reject\""));
+        }
+        if let Some((name, _)) = layout.tokens.first() {
+            return Err(Fault::misuse(format!("the category or text {name:?} reaches the model")).hint(
+                "add a step that turns it into numbers (one-hot, hash), or drop it (drop, or schema.ignore)",
+            ));
+        }
+        let weight = schema.role(Role::Weight).and_then(|f| match f.slot {
+            Slot::Number(i) => Some((i, schema.index_of(&f.name)? as u16)),
+            Slot::Token(_) => None,
+        });
+        let (task, hash) = (model.task(), artifact::content_hash(json!(spec).to_string().as_bytes()));
+        let (row, scratch) = Default::default();
+        let (classes, golden) = Default::default();
+        Ok(Pipeline { spec, schema, fill, steps, model, task, label, weight, classes, learned: 0, golden, hash, row, scratch })
+    }
+
+    /// The schema of the events.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+    /// The spec it was built from.
+    pub fn spec(&self) -> &PipelineSpec {
+        &self.spec
+    }
+    /// What the model predicts.
+    pub fn task(&self) -> Task {
+        self.task
+    }
+    /// Examples learned so far.
+    pub fn learned(&self) -> u64 {
+        self.learned
+    }
+    /// Content hash of the artifact (or spec) as it was loaded: 64 hex digits.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+    /// The version: the first 8 digits of the hash.
+    pub fn version(&self) -> &str {
+        &self.hash[..8]
+    }
+    /// Says under which hash it is known; for a pipeline restored from a checkpoint.
+    pub fn set_hash(&mut self, hash: &str) {
+        hash.clone_into(&mut self.hash);
+    }
+    /// True where the model learns online.
+    pub fn learns(&self) -> bool {
+        self.model.learns()
+    }
+    /// Names of the classes, by number.
+    pub fn classes(&self) -> &[Vec<u8>] {
+        &self.classes
+    }
+    /// An empty batch for its events.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.schema.number_stride, self.schema.token_stride)
+    }
+    /// Empty scores for its batches.
+    pub fn scores(&self, swap: u64) -> Scores {
+        let version = self.version().to_string();
+        Scores { task: self.task, values: Vec::new(), ends: Vec::new(), classes: self.classes.clone(), version, swap }
+    }
+
+    /// Scores each row of the batch in turn, and learns it where it is labelled and `learn` is set.
+    /// Rows that a field's policy turns away are marked in the batch.
+    pub fn run(&mut self, batch: &mut Batch, scores: &mut Scores, learn: bool, observer: &mut dyn Observer) -> Counts {
+        let mut counts = Counts::default();
+        scores.clear();
+        for row in 0..batch.len() {
+            if batch.status[row] == RowStatus::Ok {
+                match self.take_row(batch, row) {
+                    Ok(()) => self.score_and_learn(batch, row, scores, learn, observer, &mut counts),
+                    Err(reject) => batch.status[row] = RowStatus::Rejected(reject),
+                }
+            }
+            scores.ends.push(scores.values.len() as u32);
+        }
+        if scores.classes.len() != self.classes.len() {
+            scores.classes.clone_from(&self.classes);
+        }
+        counts
+    }
+
+    #[inline]
+    fn score_and_learn(
+        &mut self,
+        batch: &Batch,
+        row: usize,
+        scores: &mut Scores,
+        learn: bool,
+        observer: &mut dyn Observer,
+        counts: &mut Counts,
+    ) {
+        self.fill.transform(&mut self.row);
+        for step in &self.steps {
+            step.transform(&mut self.row, &batch.text);
+        }
+        let start = scores.values.len();
+        scores.values.resize(start + self.width(), 0.0);
+        self.model.score(features(&self.row), &mut self.scratch, &mut scores.values[start..]);
+        counts.scored += 1;
+        let target = self.target(batch, row);
+        if let Some(target) = target {
+            observer.observe(&scores.values[start..], target);
+        }
+        if !learn || (target.is_none() && !self.model.learns_unlabelled()) || !self.model.learns() {
+            return;
+        }
+        let weight = self.weight.map_or(1.0, |(i, _)| batch.row_numbers(row)[i]);
+        let weight = if weight.is_nan() { 1.0 } else { weight };
+        self.load_row(batch, row);
+        self.fill.learn(&self.row);
+        self.fill.transform(&mut self.row);
+        for step in &mut self.steps {
+            step.learn(&self.row, &batch.text, weight);
+            step.transform(&mut self.row, &batch.text);
+        }
+        match self.model.learn(features(&self.row), target.unwrap_or(f64::NAN), weight) {
+            Learned::Applied => {
+                counts.learned += 1;
+                self.learned += 1;
+            }
+            Learned::Refused => counts.refused += 1,
+            Learned::Frozen => {}
+        }
+        if self.golden.len() < GOLDEN_ROWS_MAX {
+            self.golden.push(GoldenRow { event: event_of(&self.schema, batch, row), scores: Vec::new() });
+        }
+    }
+
+    fn width(&self) -> usize {
+        match self.task {
+            Task::Multiclass => self.classes.len(),
+            Task::Clusters => 2,
+            Task::Binary | Task::Regression | Task::Anomaly => 1,
+        }
+    }
+
+    fn load_row(&mut self, batch: &Batch, row: usize) {
+        self.row.dense.clear();
+        self.row.dense.extend_from_slice(&batch.row_numbers(row)[..self.schema.feature_numbers]);
+        self.row.tokens.clear();
+        self.row.tokens.extend_from_slice(&batch.row_tokens(row)[..self.schema.feature_tokens]);
+        self.row.indices.clear();
+        self.row.values.clear();
+    }
+
+    fn take_row(&mut self, batch: &Batch, row: usize) -> Result<(), Reject> {
+        self.load_row(batch, row);
+        self.fill.check(&self.row)?;
+        if let Some((slot, field)) = self.weight {
+            let weight = batch.row_numbers(row)[slot];
+            if weight < 0.0 {
+                let reason = "the event's weight is below 0";
+                return Err(Reject { stage: Stage::Schema, reason, field: Some(field), byte: 0 });
+            }
+        }
+        Ok(())
+    }
+
+    /// The target of a row: its label as a number, or as a class's number. A class that is new gets
+    /// the next number while there is room, and no target (nothing is learned) when there is none.
+    fn target(&mut self, batch: &Batch, row: usize) -> Option<f64> {
+        match self.label? {
+            (LabelKind::Category { classes_max }, Slot::Token(slot)) => {
+                let token = batch.row_tokens(row)[slot];
+                if token.kind == TokenKind::Missing {
+                    return None;
+                }
+                let name = batch.token_bytes(token);
+                let known = self.classes.iter().position(|c| c == name);
+                known.or_else(|| self.new_class(name, classes_max)).map(|class| class as f64)
+            }
+            (_, Slot::Number(slot)) => Some(batch.row_numbers(row)[slot]).filter(|y| !y.is_nan()),
+            (_, Slot::Token(_)) => None,
+        }
+    }
+
+    #[cold]
+    fn new_class(&mut self, name: &[u8], classes_max: usize) -> Option<usize> {
+        if self.classes.len() >= classes_max {
+            return None;
+        }
+        self.classes.push(name.to_vec());
+        Some(self.classes.len() - 1)
+    }
+
+    /// Everything that a later score depends on, and the manifest that belongs to it.
+    pub fn snapshot(&mut self, kind: &str, provenance: Value, position: Value) -> (Manifest, State) {
+        let mut state = State::new();
+        state.put_strings("classes", &self.classes);
+        self.fill.save(&mut state);
+        for (i, step) in self.steps.iter().enumerate() {
+            step.save(&mut state, &format!("steps.{i}."));
+        }
+        self.model.save(&mut state, "model.");
+        let golden = self.golden.iter().map(|g| g.event.clone()).collect::<Vec<_>>();
+        let golden = golden.into_iter().map(|event| GoldenRow { scores: self.score_event(&event), event }).collect();
+        let pipeline = self.spec.clone();
+        let kind = kind.to_string();
+        (Manifest { kind, pipeline, learned: self.learned, golden, provenance, position }, state)
+    }
+
+    /// The bytes of an artifact.
+    pub fn to_artifact(&mut self, provenance: Value) -> Vec<u8> {
+        let (manifest, state) = self.snapshot("artifact", provenance, Value::Null);
+        artifact::encode(&json!(manifest), &state)
+    }
+
+    /// Scores one event, given as field → value, without learning from it.
+    fn score_event(&mut self, event: &Map<String, Value>) -> Vec<f64> {
+        let batch = batch_of(&self.schema, event);
+        if self.take_row(&batch, 0).is_err() {
+            return Vec::new();
+        }
+        self.fill.transform(&mut self.row);
+        for step in &self.steps {
+            step.transform(&mut self.row, &batch.text);
+        }
+        let mut out = vec![0.0; self.width()];
+        self.model.score(features(&self.row), &mut self.scratch, &mut out);
+        if out.iter().all(|s| s.is_finite()) { out } else { Vec::new() }
+    }
+
+    fn check_golden_rows(&mut self) -> Result<()> {
+        for (i, golden) in self.golden.clone().iter().enumerate() {
+            let scores = self.score_event(&golden.event);
+            let same = scores.len() == golden.scores.len()
+                && scores.iter().zip(&golden.scores).all(|(a, b)| a.to_bits() == b.to_bits());
+            if !same {
+                return Err(Fault::corruption(format!(
+                    "golden row {i} scores {scores:?}; the artifact's writer found {:?}",
+                    golden.scores
+                ))
+                .hint("the artifact was changed, or was written by a version whose kernels differ"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn features(row: &Row) -> Features<'_> {
+    Features { dense: &row.dense, indices: &row.indices, values: &row.values }
+}
+
+fn label_of(spec: &SchemaSpec, schema: &Schema) -> Result<Option<(LabelKind, Slot)>> {
+    let classes_max = spec.classes_max.unwrap_or(CLASSES_MAX_DEFAULT);
+    if !(2..=CLASSES_MAX).contains(&classes_max) {
+        return Err(Fault::misuse(format!("schema.classes_max = {classes_max}: 2 to {CLASSES_MAX} are allowed")));
+    }
+    Ok(schema.label().map(|field| {
+        let kind = match field.ty {
+            FieldType::Bool => LabelKind::Bool,
+            FieldType::Category | FieldType::Text => LabelKind::Category { classes_max },
+            FieldType::Float | FieldType::Int | FieldType::Timestamp => LabelKind::Number,
+        };
+        (kind, field.slot)
+    }))
+}
+
+fn first_layout(schema: &Schema) -> Layout {
+    let mut layout = Layout::default();
+    for field in schema.features() {
+        let name = field.name.clone();
+        match field.ty {
+            FieldType::Float | FieldType::Int => layout.dense.push((name, DenseKind::Number)),
+            FieldType::Bool => layout.dense.push((name, DenseKind::Bool)),
+            FieldType::Timestamp => layout.dense.push((name, DenseKind::Timestamp)),
+            FieldType::Category => layout.tokens.push((name, TokenColumn::Category)),
+            FieldType::Text => layout.tokens.push((name, TokenColumn::Text)),
+        }
+    }
+    layout
+}
+
+/// What stands in for a missing number, by the fields' policies, before the first step.
+///
+/// `impute` is the running mean of the values seen by `learn` (0 before the first): a sum and a count a
+/// field. A field that an explicit `impute` step covers is left to that step.
+struct Fill {
+    policy: Vec<Missing>,
+    fields: Vec<u16>,
+    reject_tokens: Vec<(usize, u16)>,
+    sums: Vec<f64>,
+    counts: Vec<f64>,
+    imputes: bool,
+}
+
+impl Fill {
+    fn new(spec: &PipelineSpec, schema: &Schema) -> Fill {
+        let mut fill = Fill {
+            policy: vec![Missing::Keep; schema.feature_numbers],
+            fields: vec![0; schema.feature_numbers],
+            reject_tokens: Vec::new(),
+            sums: vec![0.0; schema.feature_numbers],
+            counts: vec![0.0; schema.feature_numbers],
+            imputes: false,
+        };
+        for (index, field) in schema.fields.iter().enumerate().filter(|(_, f)| f.role == Role::Feature) {
+            match field.slot {
+                Slot::Number(slot) => {
+                    let by_step = field.missing == Missing::Impute && has_impute_step(spec, &field.name);
+                    fill.policy[slot] = if by_step { Missing::Keep } else { field.missing };
+                    fill.fields[slot] = index as u16;
+                }
+                Slot::Token(slot) if field.missing == Missing::Reject => fill.reject_tokens.push((slot, index as u16)),
+                Slot::Token(_) => {}
+            }
+        }
+        fill.imputes = fill.policy.contains(&Missing::Impute);
+        fill
+    }
+
+    fn check(&self, row: &Row) -> Result<(), Reject> {
+        let reason = "the field is missing, and its policy is \"reject\"";
+        let reject = |field| Reject { stage: Stage::Missing, reason, field: Some(field), byte: 0 };
+        for &(slot, field) in &self.reject_tokens {
+            if row.tokens[slot].kind == TokenKind::Missing {
+                return Err(reject(field));
+            }
+        }
+        if has_nan(&row.dense) {
+            for (slot, x) in row.dense.iter().enumerate() {
+                if x.is_nan() && self.policy[slot] == Missing::Reject {
+                    return Err(reject(self.fields[slot]));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn transform(&self, row: &mut Row) {
+        if !has_nan(&row.dense) {
+            return;
+        }
+        for (slot, x) in row.dense.iter_mut().enumerate().filter(|(_, x)| x.is_nan()) {
+            match self.policy[slot] {
+                Missing::Impute if self.counts[slot] > 0.0 => *x = self.sums[slot] / self.counts[slot],
+                Missing::Impute | Missing::Zero => *x = 0.0,
+                Missing::Reject | Missing::Keep => {}
+            }
+        }
+    }
+
+    fn learn(&mut self, row: &Row) {
+        if !self.imputes {
+            return;
+        }
+        for ((x, sum), count) in row.dense.iter().zip(&mut self.sums).zip(&mut self.counts) {
+            let next = *sum + *x;
+            let counts = next.is_finite();
+            *sum = if counts { next } else { *sum };
+            *count += if counts { 1.0 } else { 0.0 };
+        }
+    }
+
+    fn save(&self, state: &mut State) {
+        state.put_f64("fill.sums", &self.sums);
+        state.put_f64("fill.counts", &self.counts);
+    }
+
+    fn load(&mut self, state: &State) -> Result<()> {
+        state.read_f64("fill.sums", &mut self.sums)?;
+        state.read_f64("fill.counts", &mut self.counts)
+    }
+}
+
+fn has_nan(numbers: &[f64]) -> bool {
+    numbers.iter().fold(false, |any, x| any | x.is_nan())
+}
+
+fn has_impute_step(spec: &PipelineSpec, field: &str) -> bool {
+    spec.steps.iter().filter(|s| s.get("kind").and_then(Value::as_str) == Some("impute")).any(|step| {
+        match step.get("fields").and_then(Value::as_array) {
+            Some(fields) => fields.iter().any(|f| f.as_str() == Some(field)),
+            None => true,
+        }
+    })
+}
+
+/// A row as field → value, by the fields' types.
+pub fn event_of(schema: &Schema, batch: &Batch, row: usize) -> Map<String, Value> {
+    let mut event = Map::new();
+    for field in &schema.fields {
+        let value = match field.slot {
+            Slot::Number(slot) => json!(batch.row_numbers(row)[slot]),
+            Slot::Token(slot) => match batch.row_tokens(row)[slot] {
+                Token { kind: TokenKind::Missing, .. } => Value::Null,
+                token => Value::String(String::from_utf8_lossy(batch.token_bytes(token)).into_owned()),
+            },
+        };
+        event.insert(field.name.clone(), value);
+    }
+    event
+}
+
+fn batch_of(schema: &Schema, event: &Map<String, Value>) -> Batch {
+    let mut batch = Batch::new(schema.number_stride, schema.token_stride);
+    batch.push_row(RowOrigin { raw: Default::default(), record: 0, input: 0, offset: 0, row: None, sequence: 0 });
+    for field in &schema.fields {
+        let value = event.get(&field.name).unwrap_or(&Value::Null);
+        match (field.slot, value) {
+            (Slot::Number(slot), value) => batch.numbers[slot] = value.as_f64().unwrap_or(f64::NAN),
+            (Slot::Token(slot), Value::String(text)) => {
+                let start = batch.text.len();
+                batch.text.extend_from_slice(text.as_bytes());
+                let span = crate::batch::Span::new(start, batch.text.len());
+                batch.tokens[slot] = Token { span, kind: TokenKind::Text };
+            }
+            (Slot::Token(_), _) => {}
+        }
+    }
+    batch
+}

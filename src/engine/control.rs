@@ -1,0 +1,109 @@
+//! The engine's answer to admin commands: a thread that loads and verifies candidates, posts orders to
+//! the lanes, and gathers their answers. No event waits for it.
+
+use super::home::Home;
+use super::worker::{Order, Tuning};
+use crate::admin::command::{Command, Refusal, Request};
+use crate::error::{Class, Fault, Result};
+use crate::pipeline::Pipeline;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// What control needs of the engine.
+pub struct Control {
+    /// Where artifacts are kept.
+    pub home: Arc<Home>,
+    /// One a lane.
+    pub orders: Vec<flume::Sender<Order>>,
+    /// Set to stop all intakes.
+    pub stop: Arc<AtomicBool>,
+    /// How long lanes may take to obey.
+    pub timeout: Duration,
+}
+
+impl Control {
+    /// Answers requests until the last asker is gone.
+    pub fn run(&self, requests: &flume::Receiver<Request>) {
+        for request in requests {
+            let answer = self.obey(request.command).map_err(|fault| refusal(&fault));
+            // The asker may have given up waiting.
+            let _ = request.reply.send(answer);
+        }
+    }
+
+    /// Carries out a command.
+    ///
+    /// # Errors
+    /// Why it was not carried out; then nothing has changed.
+    pub fn obey(&self, command: Command) -> Result<Value> {
+        match command {
+            Command::Swap { bytes, origin } => self.swap(&bytes, &origin),
+            Command::Rollback => self.all(|done| Ok(Order::Rollback(done))),
+            Command::Checkpoint => self.all(|done| Ok(Order::Checkpoint(done))),
+            Command::Pause => self.all(|done| Ok(Order::Pause(true, done))),
+            Command::Resume => self.all(|done| Ok(Order::Pause(false, done))),
+            Command::Drain => {
+                self.stop.store(true, Relaxed);
+                Ok(json!({ "draining": true }))
+            }
+            Command::Status | Command::Versions => {
+                Err(Fault::misuse("status and versions are answered from what the lanes publish"))
+            }
+        }
+    }
+
+    /// Tells every lane about new intervals and switches.
+    pub fn retune(orders: &[flume::Sender<Order>], tuning: Tuning) {
+        for lane in orders {
+            // A lane that has ended has nothing to retune.
+            let _ = lane.send(Order::Retune(tuning));
+        }
+    }
+
+    fn swap(&self, bytes: &[u8], origin: &str) -> Result<Value> {
+        let candidate = Pipeline::from_bytes(bytes).map_err(|f| f.at(origin))?;
+        let (version, hash) = (candidate.version().to_string(), candidate.hash().to_string());
+        let base = self.home.artifacts.get(&self.home.lineage.base)?;
+        let base = base.ok_or_else(|| Fault::corruption("the lineage's first pipeline is missing in the state directory"))?;
+        super::lane::check_fits(&Pipeline::from_bytes(&base)?, &candidate)?;
+        self.home.artifacts.put(&hash, bytes)?;
+        let mut answer = self.all(|done| {
+            Ok(Order::Swap(Box::new(Pipeline::from_bytes(bytes)?), origin.to_string(), done))
+        })?;
+        answer["version"] = json!(version);
+        Ok(answer)
+    }
+
+    fn all(&self, order: impl Fn(super::worker::Done) -> Result<Order>) -> Result<Value> {
+        let (done, answers) = flume::unbounded();
+        let orders: Result<Vec<Order>> = self.orders.iter().map(|_| order(done.clone())).collect();
+        drop(done);
+        for (lane, order) in self.orders.iter().zip(orders?) {
+            lane.send(order).map_err(|_| Fault::environment("the lane has ended").hint("look at `millstream ctl status`"))?;
+        }
+        let deadline = Instant::now() + self.timeout;
+        let mut lanes: Vec<(u32, u64)> = Vec::new();
+        while lanes.len() < self.orders.len() {
+            let (lane, outcome) = answers.recv_deadline(deadline).map_err(|_| {
+                Fault::environment(format!("a lane did not answer within {} ms", self.timeout.as_millis()))
+                    .hint("look at `millstream ctl status`: the order may still take effect")
+            })?;
+            lanes.push((lane, outcome?));
+        }
+        lanes.sort_unstable();
+        let lanes: Vec<Value> = lanes.iter().map(|(lane, seq)| json!({ "lane": lane, "seq": seq })).collect();
+        Ok(json!({ "lanes": lanes }))
+    }
+}
+
+fn refusal(fault: &Fault) -> Refusal {
+    let status = match fault.class {
+        Class::Misuse => 422,
+        Class::Corruption => 422,
+        Class::Environment => 507,
+        Class::Internal => 500,
+    };
+    Refusal { status, error: fault.message.clone(), hint: fault.hint.clone() }
+}

@@ -1,0 +1,277 @@
+//! Recovery: the newest usable checkpoint, then the journal's records after it, replayed without
+//! emitting, each compared with the digest that it recorded. A digest that differs tries the next
+//! older checkpoint, and at last stops the lane: it never publishes on a mismatch.
+
+use super::lane::LaneCore;
+use super::worker::previous_name;
+use crate::artifact;
+use crate::batch::{Block, Cursor};
+use crate::checkpoint::{LocalStore, checkpoint_name};
+use crate::error::{Class, Fault, Result};
+use crate::journal::{Journal, JournalRecord, SwapEntry};
+use crate::pipeline::{Manifest, Pipeline};
+use crate::source::{Polled, Position, Source};
+use std::sync::Arc;
+
+/// Where a lane's past is kept.
+pub struct Archive<'a> {
+    /// The lane's checkpoints.
+    pub store: &'a LocalStore,
+    /// Artifacts by their content hash: the lineage's first pipeline, and every candidate that came in.
+    pub artifacts: &'a LocalStore,
+    /// Content hash of the pipeline that the lineage began with.
+    pub base: &'a str,
+    /// The lineage.
+    pub lineage: &'a str,
+}
+
+/// Builds a lane's core around a pipeline, standing at a record (or at the beginning).
+pub type MakeCore<'a> = dyn Fn(Pipeline, Option<&JournalRecord>) -> Result<LaneCore> + 'a;
+
+/// What recovery found and did.
+pub struct Recovered {
+    /// The lane, standing behind its last committed event.
+    pub core: LaneCore,
+    /// The last committed record; `None` for a lane that begins.
+    pub tail: Option<JournalRecord>,
+    /// Events replayed.
+    pub replayed: u64,
+    /// Learned events that no source can give again (a socket's).
+    pub lost_learned: u64,
+    /// Number of the record that the state was loaded from; `None`: from the first pipeline.
+    pub from: Option<u64>,
+}
+
+/// Called as the replay moves on: records done, records in all.
+pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;
+
+/// Brings a lane back to its last committed event.
+///
+/// # Errors
+/// Corruption, where no checkpoint leads to the recorded digest; Environment, where the events are gone.
+pub fn recover(
+    source: &mut dyn Source,
+    journal: &mut dyn Journal,
+    archive: &Archive<'_>,
+    make: &MakeCore<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<Recovered> {
+    let Some(tail) = journal.tail()? else {
+        let core = make(archive.load(archive.base)?, None)?;
+        return Ok(Recovered { core, tail: None, replayed: 0, lost_learned: 0, from: None });
+    };
+    if tail.lineage != archive.lineage {
+        return Err(Fault::misuse(format!("the journal is of lineage {}, the state directory of {}", tail.lineage, archive.lineage))
+            .hint("point state_dir at the state that belongs to the journal, or start over with --new-lineage"));
+    }
+    let mut numbers: Vec<Option<u64>> = archive.store.checkpoints()?.into_iter().map(Some).collect();
+    numbers.retain(|n| n.is_some_and(|n| n <= tail.number));
+    numbers.insert(0, None);
+    let mut last = None;
+    for number in numbers.into_iter().rev() {
+        let attempt = attempt(number, &tail, source, journal, archive, make, progress);
+        match attempt {
+            Ok(recovered) => return Ok(recovered),
+            Err(fault) if fault.class == Class::Corruption => {
+                let from = number.map_or("the first pipeline".to_string(), checkpoint_name);
+                tracing::warn!("recovery from {from} failed, trying an older one: {fault}");
+                last.get_or_insert(fault.at(from));
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
+    Err(last.unwrap_or_else(|| Fault::corruption("no checkpoint is there"))
+        .hint("restore the state directory from a copy, or start over with --new-lineage"))
+}
+
+fn attempt(
+    number: Option<u64>,
+    tail: &JournalRecord,
+    source: &mut dyn Source,
+    journal: &mut dyn Journal,
+    archive: &Archive<'_>,
+    make: &MakeCore<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<Recovered> {
+    let (mut core, from) = match number {
+        Some(number) => {
+            let (pipeline, record) = archive.checkpoint(number)?;
+            let mut core = make(pipeline, Some(&record))?;
+            core.set_previous(archive.previous(record.swap)?);
+            (core, Some(number))
+        }
+        None => (make(archive.load(archive.base)?, None)?, None),
+    };
+    let (seq, learned) = (core.seq(), core.learned());
+    if source.replayable() {
+        let records = journal.read(from.map_or(0, |n| n + 1))?;
+        if let Some(first) = records.first().filter(|r| Some(r.number) != from.map_or(Some(0), |n| n.checked_add(1))) {
+            return Err(Fault::corruption(format!("the journal begins at record {}, which is too late", first.number)));
+        }
+        for (done, record) in records.iter().enumerate() {
+            replay_record(&mut core, record, source, archive)?;
+            progress(done as u64 + 1, records.len() as u64);
+        }
+        let replayed = core.seq() - seq;
+        archive.keep_previous(&mut core)?;
+        return Ok(Recovered { core, tail: Some(tail.clone()), replayed, lost_learned: 0, from });
+    }
+    // The events can't be read again; the version in force can still be the committed one.
+    if core.swap() != tail.swap && core.pipeline().hash() != tail.version {
+        let pipeline = archive.load(&tail.version)?;
+        core = make(pipeline, Some(tail))?;
+    }
+    core.jump_to(tail)?;
+    Ok(Recovered { core, tail: Some(tail.clone()), replayed: 0, lost_learned: tail.learned.saturating_sub(learned), from })
+}
+
+/// Takes a record's runs and swaps again, and compares what comes out with what was recorded.
+///
+/// # Errors
+/// Corruption, where the digest differs; Environment, where the events are gone.
+pub fn replay_record(core: &mut LaneCore, record: &JournalRecord, source: &mut dyn Source, archive: &Archive<'_>) -> Result<()> {
+    core.set_learn(!record.frozen);
+    let mut swaps = record.swaps.iter().peekable();
+    let mut from: Vec<Position> = record
+        .inputs
+        .iter()
+        .map(|input| core.ledger.positions().get(input).copied().unwrap_or_default())
+        .collect();
+    let mut block = Block::default();
+    for run in &record.runs {
+        let input = run.input as usize;
+        let name = record.inputs.get(input).ok_or_else(|| Fault::corruption(format!("journal record {}: run of input {input}", record.number)))?;
+        while from[input].offset < run.end {
+            block.clear();
+            if source.read_run(name, from[input], run.end, &mut block)? != Polled::Filled {
+                return Err(Fault::environment(format!("{name}: events {} to {} are gone", from[input].offset, run.end))
+                    .hint("bring the input back as it was, or start over with --new-lineage"));
+            }
+            name_inputs(core, source, &block);
+            replay_block(core, &block, &mut swaps, archive)?;
+            core.ledger.finished(&block);
+            let reached = block.records.last().and_then(|r| core.ledger.reached(r.input));
+            match reached.filter(|p| *p != from[input]) {
+                Some(position) => from[input] = position,
+                None => return Err(Fault::corruption(format!("{name}: no event at offset {}", from[input].offset))),
+            }
+        }
+    }
+    apply_due(core, &mut swaps, archive)?;
+    let ours = core.record();
+    core.ledger.stand_at(&record.positions);
+    if (ours.seq, ours.learned, &ours.digest) != (record.seq, record.learned, &record.digest) {
+        return Err(Fault::corruption(format!(
+            "journal record {}: replay gives seq {}, learned {}, digest {}; recorded are {}, {}, {}",
+            record.number, ours.seq, ours.learned, ours.digest, record.seq, record.learned, record.digest
+        )));
+    }
+    Ok(())
+}
+
+fn replay_block(
+    core: &mut LaneCore,
+    block: &Block,
+    swaps: &mut std::iter::Peekable<std::slice::Iter<'_, SwapEntry>>,
+    archive: &Archive<'_>,
+) -> Result<()> {
+    let mut cursor = Cursor::default();
+    loop {
+        apply_due(core, swaps, archive)?;
+        let until = swaps.peek().map_or(u64::MAX, |s| s.seq);
+        while core.replay(block, &mut cursor, until) {}
+        if core.seq() != until {
+            return Ok(());
+        }
+    }
+}
+
+fn apply_due(
+    core: &mut LaneCore,
+    swaps: &mut std::iter::Peekable<std::slice::Iter<'_, SwapEntry>>,
+    archive: &Archive<'_>,
+) -> Result<()> {
+    while let Some(entry) = swaps.next_if(|s| s.seq <= core.seq()) {
+        let at = if entry.rollback { core.roll_back() } else { core.swap_in(archive.load(&entry.artifact)?) };
+        let at = at.map_err(|f| Fault::corruption(format!("swap {}: {f}", entry.swap)))?;
+        if at != entry.seq || core.swap() != entry.swap {
+            return Err(Fault::corruption(format!("swap {} was in force from event {} on, not {at}", entry.swap, entry.seq)));
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that the core knows the names of the inputs in a block.
+pub fn name_inputs(core: &mut LaneCore, source: &dyn Source, block: &Block) {
+    for record in &block.records {
+        for number in core.names.len()..=record.input as usize {
+            core.names.push(Arc::from(source.input_name(number as u32)));
+        }
+    }
+}
+
+impl Archive<'_> {
+    /// A pipeline by the content hash of its artifact.
+    ///
+    /// # Errors
+    /// Corruption, where it is gone or damaged.
+    pub fn load(&self, hash: &str) -> Result<Pipeline> {
+        let bytes = self.artifacts.get(hash)?;
+        let bytes = bytes.ok_or_else(|| Fault::corruption(format!("artifact {hash} is missing in the state directory")))?;
+        if artifact::content_hash(&bytes) != hash {
+            return Err(Fault::corruption(format!("artifact {hash} in the state directory is damaged")));
+        }
+        Pipeline::from_bytes(&bytes)
+    }
+
+    fn checkpoint(&self, number: u64) -> Result<(Pipeline, JournalRecord)> {
+        let name = checkpoint_name(number);
+        let bytes = self.store.get(&name)?.ok_or_else(|| Fault::corruption(format!("{name} is gone")))?;
+        let (pipeline, record) = load_checkpoint(&bytes).map_err(|f| Fault { class: Class::Corruption, ..f.at(&name) })?;
+        if record.lineage != self.lineage || record.number != number {
+            return Err(Fault::corruption(format!("{name} belongs to lineage {}, record {}", record.lineage, record.number)));
+        }
+        Ok((pipeline, record))
+    }
+
+    /// The version that a rollback from swap number `swap` brings back, if one was kept.
+    fn previous(&self, swap: u64) -> Result<Option<Pipeline>> {
+        let name = previous_name(swap);
+        let Some(bytes) = self.store.get(&name)? else { return Ok(None) };
+        let (manifest, state) = artifact::decode(&bytes).map_err(|f| f.at(&name))?;
+        let manifest: Manifest = serde_json::from_value(manifest).map_err(|e| Fault::corruption(format!("{name}: {e}")))?;
+        let mut pipeline = Pipeline::restore(&manifest, &state).map_err(|f| f.at(&name))?;
+        if let Some(hash) = manifest.provenance["hash"].as_str() {
+            pipeline.set_hash(hash);
+        }
+        Ok(Some(pipeline))
+    }
+
+    /// A swap that was replayed may not have reached the disk before the crash.
+    fn keep_previous(&self, core: &mut LaneCore) -> Result<()> {
+        let name = previous_name(core.swap());
+        if let Some(previous) = core.previous()
+            && self.store.get(&name)?.is_none()
+        {
+            let hash = serde_json::json!({ "hash": previous.hash() });
+            let (manifest, state) = previous.snapshot("artifact", hash, serde_json::Value::Null);
+            self.store.put(&name, &artifact::encode(&serde_json::json!(manifest), &state))?;
+        }
+        Ok(())
+    }
+}
+
+/// A checkpoint's pipeline, and the record at which it was taken.
+///
+/// # Errors
+/// Corruption, with what is damaged.
+pub fn load_checkpoint(bytes: &[u8]) -> Result<(Pipeline, JournalRecord)> {
+    let (manifest, state) = artifact::decode(bytes)?;
+    let manifest: Manifest =
+        serde_json::from_value(manifest).map_err(|e| Fault::corruption(format!("manifest: {e}")))?;
+    let record: JournalRecord = serde_json::from_value(manifest.position.clone())
+        .map_err(|e| Fault::corruption(format!("manifest: position: {e}")))?;
+    let mut pipeline = Pipeline::restore(&manifest, &state)?;
+    pipeline.set_hash(&record.version);
+    Ok((pipeline, record))
+}

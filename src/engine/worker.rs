@@ -1,0 +1,313 @@
+//! The worker: one thread a lane, from block to outbox, straight through; between two blocks it takes
+//! orders, commits and takes snapshots.
+
+use super::checkpointer::{CheckpointDesk, CheckpointJob, Job};
+use super::intake::Intake;
+use super::lane::LaneCore;
+use super::lane_status::LanePublisher;
+use super::outlet::{Commit, Outlet, Reply};
+use crate::admin::status::{LaneState, VersionStatus};
+use crate::batch::{Block, Cursor};
+use crate::error::{Fault, Result};
+use crate::metrics::{Health, LaneMetrics, LatencyStage, SwapResult};
+use crate::pipeline::Pipeline;
+use crate::sink::InputNames;
+use crate::source::Polled;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// How long a lane without work waits before it looks for orders.
+const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// How often the live quality and the lag are published.
+const PUBLISH_EVERY: Duration = Duration::from_millis(500);
+
+/// The answer to an order: the lane's event number from which on it is in force.
+pub type Done = flume::Sender<(u32, Result<u64>)>;
+
+/// What a lane may be told.
+pub enum Order {
+    /// Put a candidate in force.
+    Swap(Box<Pipeline>, String, Done),
+    /// Bring back the version before.
+    Rollback(Done),
+    /// Commit, and write a checkpoint.
+    Checkpoint(Done),
+    /// Stop (true) or go on taking events.
+    Pause(bool, Done),
+    /// Change what may change while running.
+    Retune(Tuning),
+}
+
+/// What may change while a lane runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// False: the model is frozen.
+    pub learn: bool,
+    /// Longest time from an event's scoring to its commit.
+    pub commit_interval: Duration,
+    /// Most events between two commits.
+    pub commit_events_max: u64,
+    /// Time between two checkpoints.
+    pub checkpoint_interval: Duration,
+}
+
+/// What a worker is made of.
+pub struct Worker {
+    /// The lane's core.
+    pub core: LaneCore,
+    /// Its near end.
+    pub intake: Intake,
+    /// Its far end.
+    pub outlet: Outlet,
+    /// Orders to the lane.
+    pub orders: flume::Receiver<Order>,
+    /// Intervals and switches.
+    pub tuning: Tuning,
+    /// The lane's checkpoints.
+    pub desk: Arc<CheckpointDesk>,
+    /// To the thread that writes them.
+    pub jobs: flume::Sender<Job>,
+    /// The lane's numbers.
+    pub metrics: Arc<LaneMetrics>,
+    /// The lane's published state.
+    pub publisher: Arc<LanePublisher>,
+    /// The heartbeats.
+    pub health: Arc<Health>,
+    /// Set once the intake must stop.
+    pub stop: Arc<AtomicBool>,
+    /// Where the version in force came from, and since which event.
+    pub current: VersionStatus,
+    /// The same of the version before.
+    pub before: Option<VersionStatus>,
+}
+
+/// When things are due.
+struct Clocks {
+    committed: Instant,
+    committed_seq: u64,
+    checkpointed: Instant,
+    checkpointed_seq: u64,
+    published: Instant,
+}
+
+impl Worker {
+    /// Runs the lane until its source ends or it is told to stop; then commits and writes a checkpoint.
+    ///
+    /// # Errors
+    /// Whatever stopped the lane; what was committed before stands.
+    pub fn run(mut self) -> Result<()> {
+        let lane = self.core.lane() as usize;
+        let health = self.health.clone();
+        let heartbeat = health.lane(lane);
+        let now = Instant::now();
+        let seq = self.core.seq();
+        let mut clocks =
+            Clocks { committed: now, committed_seq: seq, checkpointed: now, checkpointed_seq: seq, published: now };
+        let (mut block, mut names, mut paused) = (Block::default(), Arc::new(InputNames::new()), false);
+        self.publisher.version(self.current.clone(), self.before.clone());
+        self.publisher.state(LaneState::Running);
+        while !self.stop.load(Relaxed) {
+            if let Ok(order) = self.orders.try_recv() {
+                heartbeat.busy();
+                self.obey(order, &mut paused, &mut clocks)?;
+            }
+            let wait = self.until_due(&clocks);
+            match if paused { self.rest(&mut block, &mut names, wait)? } else { self.intake.next(&mut block, &mut names, wait)? } {
+                Polled::Filled => {
+                    heartbeat.busy();
+                    self.take(&block, &names)?;
+                }
+                Polled::Idle => heartbeat.idle(),
+                Polled::End => break,
+            }
+            self.keep_up(&mut clocks)?;
+        }
+        heartbeat.busy();
+        self.publisher.state(LaneState::Draining);
+        let checkpoint = WithCheckpoint::default();
+        self.commit(Some(checkpoint), Vec::new(), &mut clocks)?;
+        self.publish();
+        drop(self.intake);
+        self.outlet.close()?;
+        let (done, barrier) = flume::bounded(1);
+        if self.jobs.send(Job::Barrier(done)).is_ok() {
+            // A checkpointer that has ended has nothing more to write.
+            let _ = barrier.recv();
+        }
+        self.publisher.state(LaneState::Ended);
+        heartbeat.idle();
+        Ok(())
+    }
+
+    /// One block, from its bytes to the outbox.
+    fn take(&mut self, block: &Block, names: &Arc<InputNames>) -> Result<()> {
+        let taken_ns = crate::batch::now_ns();
+        if self.core.names.len() != names.len() || !self.core.names.iter().zip(names.iter()).all(|(a, b)| Arc::ptr_eq(a, b)) {
+            self.core.names.clone_from(names);
+        }
+        let mut outbox = self.outlet.outbox()?;
+        outbox.read_at_ns = block.read_at_ns;
+        let (mut cursor, before) = (Cursor::default(), self.core.seq());
+        while self.core.step(block, &mut cursor, u64::MAX, &mut outbox) {}
+        self.core.ledger.finished(block);
+        let rows = self.core.seq() - before;
+        self.intake.answer(&outbox)?;
+        self.outlet.write(outbox, names)?;
+        self.metrics.latency(LatencyStage::Queue, taken_ns.saturating_sub(block.read_at_ns), rows);
+        self.metrics.latency(LatencyStage::Process, crate::batch::now_ns().saturating_sub(taken_ns), rows);
+        Ok(())
+    }
+
+    /// While paused: sources that must stay alive are still polled; blocks already on their way are taken.
+    fn rest(&mut self, block: &mut Block, names: &mut Arc<InputNames>, wait: Duration) -> Result<Polled> {
+        let polled = self.intake.next(block, names, wait)?;
+        if polled == Polled::Idle {
+            std::thread::sleep(wait.min(Duration::from_millis(5)));
+        }
+        Ok(polled)
+    }
+
+    fn until_due(&self, clocks: &Clocks) -> Duration {
+        if self.core.seq() == clocks.committed_seq {
+            return IDLE_WAIT;
+        }
+        self.tuning.commit_interval.saturating_sub(clocks.committed.elapsed()).min(IDLE_WAIT)
+    }
+
+    fn keep_up(&mut self, clocks: &mut Clocks) -> Result<()> {
+        let now = Instant::now();
+        let fresh = self.core.seq() - clocks.committed_seq;
+        let checkpoint_due = now - clocks.checkpointed >= self.tuning.checkpoint_interval
+            && self.core.seq() > clocks.checkpointed_seq;
+        if checkpoint_due {
+            let job = WithCheckpoint::default();
+            self.commit(Some(job), Vec::new(), clocks)?;
+        } else if fresh >= self.tuning.commit_events_max
+            || (self.core.ledger.is_dirty() || fresh > 0) && now - clocks.committed >= self.tuning.commit_interval
+        {
+            self.commit(None, Vec::new(), clocks)?;
+        }
+        if now - clocks.published >= PUBLISH_EVERY {
+            clocks.published = now;
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        self.metrics.set_quality(self.core.quality().report());
+        self.metrics.set_lag(self.intake.lag());
+        self.publisher.seq(self.core.seq());
+    }
+
+    fn commit(&mut self, checkpoint: Option<WithCheckpoint>, replies: Vec<Reply>, clocks: &mut Clocks) -> Result<()> {
+        let record = self.core.record();
+        let now = Instant::now();
+        (clocks.committed, clocks.committed_seq) = (now, record.seq);
+        let checkpoint = checkpoint.map(|snapshot| {
+            (clocks.checkpointed, clocks.checkpointed_seq) = (now, record.seq);
+            let mut position = record.clone();
+            position.runs.clear();
+            position.inputs.clear();
+            let (manifest, state) = self.core.pipeline().snapshot("checkpoint", Value::Null, json!(position));
+            let desk = self.desk.clone();
+            CheckpointJob { number: record.number, seq: record.seq, manifest, state, desk, replies: snapshot.replies }
+        });
+        self.outlet.commit(Commit { record, checkpoint, replies })
+    }
+
+    fn obey(&mut self, order: Order, paused: &mut bool, clocks: &mut Clocks) -> Result<()> {
+        match order {
+            Order::Swap(candidate, origin, done) => {
+                let version = candidate.version().to_string();
+                match self.core.swap_in(*candidate) {
+                    Ok(seq) => {
+                        self.metrics.swap(SwapResult::Applied);
+                        self.in_force(version, origin, seq);
+                        self.commit(None, vec![self.reply(done, seq)], clocks)
+                    }
+                    Err(fault) => {
+                        self.metrics.swap(SwapResult::Refused);
+                        self.refuse(&done, fault)
+                    }
+                }
+            }
+            Order::Rollback(done) => match self.core.roll_back() {
+                Ok(seq) => {
+                    self.metrics.swap(SwapResult::RolledBack);
+                    let before = self.before.take().unwrap_or_default();
+                    self.in_force(before.version, before.origin, seq);
+                    self.commit(None, vec![self.reply(done, seq)], clocks)
+                }
+                Err(fault) => self.refuse(&done, fault),
+            },
+            Order::Checkpoint(done) => {
+                let reply = self.reply(done, self.core.seq());
+                let job = WithCheckpoint { replies: vec![reply] };
+                self.commit(Some(job), Vec::new(), clocks)
+            }
+            Order::Pause(pause, done) => {
+                *paused = pause;
+                self.intake.pause(pause);
+                self.publisher.state(if pause { LaneState::Paused } else { LaneState::Running });
+                // The asker may have given up waiting.
+                let _ = done.send((self.core.lane(), Ok(self.core.seq())));
+                Ok(())
+            }
+            Order::Retune(tuning) => {
+                if tuning.learn != self.tuning.learn {
+                    // Events before and after are in different records, so that replay knows.
+                    self.commit(None, Vec::new(), clocks)?;
+                    self.core.set_learn(tuning.learn);
+                }
+                self.tuning = tuning;
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes the version in force, and sends the one before to the disk ahead of any later checkpoint.
+    fn in_force(&mut self, version: String, origin: String, seq: u64) {
+        let swap = self.core.swap();
+        let current = VersionStatus { version, swap, origin, since_seq: seq };
+        self.before = Some(std::mem::replace(&mut self.current, current));
+        tracing::info!(
+            lane = self.core.lane(), seq, swap, version = self.current.version.as_str(), "version in force"
+        );
+        self.publisher.version(self.current.clone(), self.before.clone());
+        if let Some(previous) = self.core.previous() {
+            let hash = json!({ "hash": previous.hash() });
+            let (manifest, state) = previous.snapshot("artifact", hash, Value::Null);
+            let (desk, manifest) = (self.desk.clone(), Box::new(manifest));
+            // A checkpointer that has ended is a daemon that ends.
+            let _ = self.jobs.send(Job::Previous { desk, name: previous_name(swap), manifest, state });
+        }
+    }
+
+    fn reply(&self, done: Done, seq: u64) -> Reply {
+        let lane = self.core.lane();
+        Box::new(move |outcome: Result<()>| {
+            // The asker may have given up waiting.
+            let _ = done.send((lane, outcome.map(|()| seq)));
+        })
+    }
+
+    fn refuse(&self, done: &Done, fault: Fault) -> Result<()> {
+        // The asker may have given up waiting.
+        let _ = done.send((self.core.lane(), Err(fault)));
+        Ok(())
+    }
+}
+
+/// A checkpoint that the next commit shall carry.
+#[derive(Default)]
+struct WithCheckpoint {
+    replies: Vec<Reply>,
+}
+
+/// File name of the version that a rollback from swap number `swap` brings back.
+pub fn previous_name(swap: u64) -> String {
+    format!("previous-{swap:020}.safetensors")
+}

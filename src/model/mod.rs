@@ -4,7 +4,15 @@
 //! I/O, reads no clock, draws no unseeded randomness, and adds up in an order that depends on nothing
 //! but the features, so that equal rows in equal order give equal bits on every machine.
 
+pub mod kernels;
+pub mod linear;
+pub mod loss;
+pub mod optimizer;
 pub mod options;
+pub mod passive_aggressive;
+pub mod softmax;
+pub mod table;
+pub mod vw;
 
 pub use crate::batch::Task;
 use crate::error::{Fault, Result};
@@ -106,7 +114,8 @@ pub enum LabelKind {
 }
 
 /// The kinds that [`build`] knows, alphabetically: one line a kind.
-pub const KINDS: &[&str] = &[];
+pub const KINDS: &[&str] =
+    &["linear-regression", "logistic-regression", "passive-aggressive", "perceptron", "softmax-regression"];
 
 /// Builds the untrained model of a spec: its `[model]` table, with `kind`.
 ///
@@ -117,6 +126,11 @@ pub fn build(spec: &Map<String, Value>, shape: &Shape) -> Result<Box<dyn Model>>
     let options = Options::new("model", spec)?;
     match options.kind() {
         // One arm a kind, alphabetically.
+        "linear-regression" => linear::linear_regression(options, shape),
+        "logistic-regression" => linear::logistic_regression(options, shape),
+        "passive-aggressive" => passive_aggressive::passive_aggressive(options, shape),
+        "perceptron" => linear::perceptron(options, shape),
+        "softmax-regression" => softmax::softmax_regression(options, shape),
         "" => Err(Fault::misuse("model.kind is missing").hint(format!("one of {}", quoted(KINDS)))),
         other => Err(Fault::misuse(format!("model.kind is {other:?}; allowed is {}", quoted(KINDS)))),
     }

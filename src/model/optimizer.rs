@@ -64,7 +64,7 @@ impl Schedule {
     pub fn at(self, t: u64) -> f64 {
         match self {
             Schedule::Constant(rate) => rate,
-            Schedule::InverseScaling { rate, power } if power == 0.5 => rate / (t as f64 + 1.0).sqrt(),
+            Schedule::InverseScaling { rate, power: 0.5 } => rate / (t as f64 + 1.0).sqrt(),
             Schedule::InverseScaling { rate, power } => rate / libm::pow(t as f64 + 1.0, power),
             Schedule::Optimal { alpha, t0 } => 1.0 / (alpha * (t0 + t as f64)),
         }

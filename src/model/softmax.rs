@@ -87,7 +87,7 @@ impl Softmax {
                 continue;
             }
             let target = if i == class { 1.0 } else { 0.0 };
-            let slope = (p.min(1.0 - PROBABILITY_MIN).max(PROBABILITY_MIN) - target) * weight;
+            let slope = (p.clamp(PROBABILITY_MIN, 1.0 - PROBABILITY_MIN) - target) * weight;
             row.table.keep(x, undo);
             let bits = optimizer.step(&mut row.table, row.iterations, x, slope, *l2);
             row.iterations += 1;

@@ -1,8 +1,7 @@
 //! Vowpal Wabbit's default update: adaptive (Duchi et al. 2011), scale-free ("normalized": Ross, Mineiro &
 //! Langford 2013) and importance-invariant (Karampatziakis & Langford 2011), with VW 9.11's defaults.
 //!
-//! VW computes in f32 and takes reciprocal roots from an instruction whose last bits differ by
-//! processor; here everything is f64. Like VW, an intercept is one more feature of value 1, features
+//! VW computes in f32, here everything is f64: scores agree to f32's accuracy. Like VW, an intercept is one more feature of value 1, features
 //! of value 0 are left out, and a regressor's scores stay within the labels seen so far (and 0).
 
 use super::kernels::{finite, margin, poison, sigmoid};

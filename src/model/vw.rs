@@ -5,7 +5,7 @@
 //! is one more feature of value 1, features of value 0 are left out, and scores (but those of logistic
 //! loss) stay within 0 and the labels seen so far.
 
-use super::kernels::{finite, margin, poison, sigmoid};
+use super::kernels::{exp, finite, margin, poison, sigmoid};
 use super::linear::{class_of, class_weight};
 use super::options::{Options, Range};
 use super::table::{Table, read_finite};
@@ -35,7 +35,7 @@ impl VwLoss {
         match self {
             VwLoss::Hinge => (1.0, y * p < 1.0),
             VwLoss::Logistic => {
-                let slope = 1.0 / (1.0 + libm::exp(y * p));
+                let slope = 1.0 / (1.0 + exp(y * p));
                 (slope * slope, true)
             }
             VwLoss::Quantile { tau } => {
@@ -56,7 +56,7 @@ impl VwLoss {
                 y * if step < error { scale } else { error / reach }
             }
             VwLoss::Logistic => {
-                let power = libm::exp(y * p);
+                let power = exp(y * p);
                 if step < TINY_STEP {
                     return y * scale / (1.0 + power);
                 }
@@ -67,7 +67,7 @@ impl VwLoss {
                 if (slope * step).abs() < error.abs() { slope * scale } else { error / reach }
             }
             VwLoss::Squared if step < TINY_STEP => 2.0 * (y - p) * scale,
-            VwLoss::Squared => (y - p) * (1.0 - libm::exp(-2.0 * step)) / reach,
+            VwLoss::Squared => (y - p) * (1.0 - exp(-2.0 * step)) / reach,
         }
     }
 }
@@ -75,7 +75,7 @@ impl VwLoss {
 /// W(e^x) − x, W being Lambert's function, in VW's approximation (absolute error below 9e-5): a guess
 /// and one step of Fritsch, Shafer & Crowley (1973).
 fn lambert_minus(x: f64) -> f64 {
-    let guess = if x >= 1.0 { 0.86 * x + 0.01 } else { libm::exp(0.8 * x - 0.65) };
+    let guess = if x >= 1.0 { 0.86 * x + 0.01 } else { exp(0.8 * x - 0.65) };
     let rest = if x >= 1.0 { x - libm::log(guess) - guess } else { 0.2 * x + 0.65 - guess };
     let t = 1.0 + guess;
     let u = 2.0 * t * (t + 2.0 * rest / 3.0);

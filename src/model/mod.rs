@@ -4,9 +4,21 @@
 //! I/O, reads no clock, draws no unseeded randomness, and adds up in an order that depends on nothing
 //! but the features, so that equal rows in equal order give equal bits on every machine.
 
+pub mod kernels;
+pub mod linear;
+pub mod loss;
+pub mod optimizer;
+pub mod options;
+pub mod passive_aggressive;
+pub mod softmax;
+pub mod table;
+pub mod vw;
+
 pub use crate::batch::Task;
-use crate::error::Result;
+use crate::error::{Fault, Result};
 use crate::state::State;
+use options::{Options, quoted};
+use serde_json::{Map, Value};
 
 /// A row's features, as the model sees them.
 #[derive(Debug, Clone, Copy)]
@@ -99,4 +111,27 @@ pub enum LabelKind {
     },
     /// float or int: a regressor.
     Number,
+}
+
+/// The kinds that [`build`] knows, alphabetically: one line a kind.
+pub const KINDS: &[&str] =
+    &["linear-regression", "logistic-regression", "passive-aggressive", "perceptron", "softmax-regression"];
+
+/// Builds the untrained model of a spec: its `[model]` table, with `kind`.
+///
+/// # Errors
+/// Misuse, naming the key (`model.l2`) and what is allowed: an unknown kind or key, a value out of
+/// range, or a label whose type the kind can't predict.
+pub fn build(spec: &Map<String, Value>, shape: &Shape) -> Result<Box<dyn Model>> {
+    let options = Options::new("model", spec)?;
+    match options.kind() {
+        // One arm a kind, alphabetically.
+        "linear-regression" => linear::linear_regression(options, shape),
+        "logistic-regression" => linear::logistic_regression(options, shape),
+        "passive-aggressive" => passive_aggressive::passive_aggressive(options, shape),
+        "perceptron" => linear::perceptron(options, shape),
+        "softmax-regression" => softmax::softmax_regression(options, shape),
+        "" => Err(Fault::misuse("model.kind is missing").hint(format!("one of {}", quoted(KINDS)))),
+        other => Err(Fault::misuse(format!("model.kind is {other:?}; allowed is {}", quoted(KINDS)))),
+    }
 }

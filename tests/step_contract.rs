@@ -8,6 +8,7 @@
 use millstream::batch::{Span, Token, TokenKind};
 use millstream::error::Class;
 use millstream::preprocess::{DenseKind, KINDS, Layout, Row, Step, TokenColumn, build};
+use millstream::schema::{FieldType, Schema, SchemaSpec};
 use millstream::state::{Data, State};
 use serde_json::{Value, json};
 
@@ -270,7 +271,7 @@ fn a_damaged_state_is_corruption_and_names_the_tensor() {
         }
         let state = saved(&*learned);
         for name in state.tensors.keys() {
-            let mut damaged = vec![state.clone(), state.clone()];
+            let mut damaged = [state.clone(), state.clone()];
             damaged[0].tensors.remove(name);
             let longer = [tensor_of(&state, name), tensor_of(&state, name)].concat();
             damaged[1].put_f64(name.clone(), &[longer, vec![f64::NAN]].concat());
@@ -407,4 +408,52 @@ fn learned_limits_clip_the_outlier() {
         assert_eq!(clipped(&*step, 5.0), 5.0);
         assert!(clipped(&*step, f64::NAN).is_nan());
     }
+}
+
+/// The fields of a ready spec, as rows of its features.
+fn layout_of(schema: &Schema) -> Layout {
+    let mut layout = Layout::default();
+    for field in schema.features() {
+        let name = field.name.clone();
+        match field.ty {
+            FieldType::Bool => layout.dense.push((name, DenseKind::Bool)),
+            FieldType::Timestamp => layout.dense.push((name, DenseKind::Timestamp)),
+            FieldType::Category => layout.tokens.push((name, TokenColumn::Category)),
+            FieldType::Text => layout.tokens.push((name, TokenColumn::Text)),
+            FieldType::Float | FieldType::Int => layout.dense.push((name, DenseKind::Number)),
+        }
+    }
+    layout
+}
+
+#[test]
+fn ready_specs_fit_their_data_and_leave_nothing_unused() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut specs = 0;
+    for entry in std::fs::read_dir(root.join("models")).expect("models") {
+        let path = entry.expect("entry").path();
+        if path.extension().is_none_or(|e| e != "toml") {
+            continue;
+        }
+        specs += 1;
+        let text = std::fs::read_to_string(&path).expect("spec");
+        let spec: Value = toml::from_str(&text).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        let name = spec["name"].as_str().expect("name");
+        assert_eq!(path.file_stem().expect("stem"), name);
+        let schema: SchemaSpec = serde_json::from_value(spec["schema"].clone()).expect("schema");
+        let fields: Vec<&String> = schema.fields.keys().collect();
+        let mut layout = layout_of(&Schema::from_spec(&schema).unwrap_or_else(|f| panic!("{path:?}: {f}")));
+        for (i, step) in spec["steps"].as_array().expect("steps").iter().enumerate() {
+            let built = build(step.as_object().expect("table"), &layout).map_err(|f| f.at(format!("steps[{i}]")));
+            layout = built.unwrap_or_else(|fault| panic!("{path:?}: {fault}")).1;
+        }
+        assert!(layout.tokens.is_empty(), "{path:?}: a model can't use {:?}", layout.tokens);
+        let data = root.join("datasets").join(format!("{}.csv", name.replace('-', "_")));
+        if let Ok(data) = std::fs::read_to_string(&data) {
+            let header: Vec<&str> = data.lines().next().expect("header").split(',').collect();
+            assert!(fields.iter().all(|f| header.contains(&f.as_str())), "{path:?}: fields against {header:?}");
+            assert_eq!(fields.len(), header.len(), "{path:?}: a column without a field");
+        }
+    }
+    assert_eq!(specs, 9);
 }

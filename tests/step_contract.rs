@@ -457,3 +457,46 @@ fn ready_specs_fit_their_data_and_leave_nothing_unused() {
     }
     assert_eq!(specs, 9);
 }
+
+/// Transforms one row by a step that was just built.
+fn once(spec: &Value, row: &Row, text: &str) -> (Vec<String>, Row) {
+    let (step, after) = step(spec);
+    let mut row = row.clone();
+    step.transform(&mut row, text.as_bytes());
+    (after.dense.into_iter().map(|(name, _)| name).collect(), row)
+}
+
+#[test]
+fn steps_without_state_do_what_they_say() {
+    let text = "redsome wordsblue";
+    let token = |start, end| Token { span: Span::new(start, end), kind: TokenKind::Text };
+    // 2024-02-29T06:00:00Z, a Thursday.
+    let tokens = vec![token(0, 3), token(3, 13), token(13, 17)];
+    let row = Row { dense: vec![2.0, 1.0, 1_709_186_400_000.0, -3.0], tokens, ..Row::default() };
+
+    let (names, out) = once(&json!({"kind": "select", "fields": ["n", "a", "d"]}), &row, text);
+    assert_eq!((names, out.dense, out.tokens), (vec!["a".into(), "n".into()], vec![2.0, -3.0], vec![token(13, 17)]));
+    let (names, out) = once(&json!({"kind": "drop", "fields": ["t", "x"]}), &row, text);
+    assert_eq!((names, out.dense), (vec!["a".into(), "b".into(), "n".into()], vec![2.0, 1.0, -3.0]));
+    assert_eq!(out.tokens, [token(0, 3), token(13, 17)]);
+
+    let (names, out) = once(&json!({"kind": "timestamp-parts"}), &row, text);
+    assert_eq!(names, ["a", "b", "n", "t.hour", "t.day_of_week", "t.month"]);
+    assert_eq!(out.dense, [2.0, 1.0, -3.0, 6.0, 3.0, 2.0]);
+    let cyclic = json!({"kind": "timestamp-parts", "parts": ["hour"], "cyclic": true, "keep": true});
+    let (names, out) = once(&cyclic, &row, text);
+    assert_eq!(names, ["a", "b", "t", "n", "t.hour.sin", "t.hour.cos"]);
+    assert!((out.dense[4] - 1.0).abs() < 1e-15 && out.dense[5].abs() < 1e-15, "6 h is a quarter of a day");
+
+    let pairs = json!({"kind": "interact", "pairs": [["n", "a"], ["d", "c"], ["c", "n"]], "bits": 20, "signed": false});
+    let (names, out) = once(&pairs, &row, text);
+    assert_eq!((names[4].as_str(), out.dense[4]), ("n*a", -6.0));
+    assert_eq!((out.values, out.tokens.len()), (vec![1.0, -3.0], 3));
+    let swapped = json!({"kind": "interact", "pairs": [["c", "d"]], "bits": 20, "signed": false});
+    assert_ne!(once(&swapped, &row, text).1.indices[0], out.indices[0], "a pair has an order");
+
+    let (_, out) = once(&json!({"kind": "hash", "fields": ["c", "d"], "seed": 1}), &row, text);
+    let (_, other) = once(&json!({"kind": "hash", "fields": ["c", "d"], "seed": 2}), &row, text);
+    assert_ne!(out.indices, other.indices, "the seed matters");
+    assert_eq!(out.tokens, [token(3, 13)], "hashed fields are gone");
+}

@@ -59,9 +59,22 @@ impl Columns {
         self.map(&mut row.dense, shift, divisor, |x, shift, divisor| tame(tame(x - shift) / divisor) + 0.0);
     }
 
-    /// The slice of a row that these columns are, where they are neighbours.
-    pub fn slice<'a>(&self, dense: &'a [f64]) -> Option<&'a [f64]> {
-        self.slice.clone().map(|s| &dense[s])
+    /// Calls `f` with each column's number in the row and the column's own three statistics.
+    #[inline(always)]
+    pub fn update(&self, dense: &[f64], [a, b, c]: [&mut [f64]; 3], f: impl Fn(f64, &mut f64, &mut f64, &mut f64)) {
+        let statistics = a.iter_mut().zip(b).zip(c);
+        match &self.slice {
+            Some(slice) => {
+                for (x, ((a, b), c)) in dense[slice.clone()].iter().zip(statistics) {
+                    f(*x, a, b, c);
+                }
+            }
+            None => {
+                for (i, ((a, b), c)) in self.index.iter().zip(statistics) {
+                    f(dense[*i], a, b, c);
+                }
+            }
+        }
     }
 }
 

@@ -37,8 +37,12 @@ pub(super) fn build(spec: &Map<String, Value>, layout: &Layout) -> Built {
     Ok((Box::new(step), after))
 }
 
-fn divisor(min: f64, max: f64) -> f64 {
-    if max > min { tame(max - min) } else { f64::INFINITY }
+impl MinMaxScale {
+    fn derive(&mut self) {
+        for ((divisor, min), max) in self.divisor.iter_mut().zip(&self.min).zip(&self.max) {
+            *divisor = if max > min { tame(max - min) } else { f64::INFINITY };
+        }
+    }
 }
 
 impl Step for MinMaxScale {
@@ -46,16 +50,14 @@ impl Step for MinMaxScale {
         self.columns.shift_divide(row, &self.min, &self.divisor);
     }
     fn learn(&mut self, row: &Row, _text: &[u8], _weight: f64) {
-        let MinMaxScale { columns, count, min, max, divisor: divisors } = self;
-        columns.each(&row.dense, |k, x| {
-            if !x.is_finite() {
-                return;
-            }
-            min[k] = if count[k] == 0.0 || x < min[k] { x } else { min[k] };
-            max[k] = if count[k] == 0.0 || x > max[k] { x } else { max[k] };
-            count[k] += 1.0;
-            divisors[k] = divisor(min[k], max[k]);
+        let statistics = [&mut self.count[..], &mut self.min[..], &mut self.max[..]];
+        self.columns.update(&row.dense, statistics, |x, count, min, max| {
+            let (seen, first) = (x.is_finite(), *count == 0.0);
+            *min = if seen & (first | (x < *min)) { x } else { *min };
+            *max = if seen & (first | (x > *max)) { x } else { *max };
+            *count += if seen { 1.0 } else { 0.0 };
         });
+        self.derive();
     }
     fn save(&self, state: &mut State, prefix: &str) {
         put_counts(state, format!("{prefix}count"), &self.count);
@@ -70,8 +72,8 @@ impl Step for MinMaxScale {
             if min > max {
                 return Err(Fault::corruption(format!("tensor \"{prefix}min\": element {k} is above the maximum")));
             }
-            self.divisor[k] = divisor(*min, *max);
         }
+        self.derive();
         Ok(())
     }
 }

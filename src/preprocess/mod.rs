@@ -7,7 +7,7 @@
 //! What holds for every step:
 //! - a missing number (NaN) passes through as NaN, and statistics don't see it; `impute` alone fills it;
 //! - finite numbers stay finite: a result that overflows becomes the largest float of its sign;
-//! - a value that would make a statistic non-finite is not learned;
+//! - a value that would make a statistic non-finite is not learned (for mean and variance: beyond ±1e150);
 //! - an event's weight is ignored (River's scalers do the same): weight 0 still counts as seen;
 //! - before anything was learned, a scaler answers 0 and a learned bound doesn't clip.
 

@@ -5,6 +5,10 @@ use super::columns::{Columns, put_counts, read_counts, read_finite};
 use crate::error::{Fault, Result};
 use crate::state::State;
 
+/// Largest absolute value that is learned: the square of no difference of two such values overflows, so
+/// the moments stay finite. One value beyond it, were it learned first, would lock all others out.
+pub(super) const LEARNED_ABS_MAX: f64 = 1e150;
+
 /// Counts, means and variances of some columns.
 #[derive(Debug)]
 pub(super) struct Moments {
@@ -22,16 +26,17 @@ impl Moments {
         Moments { count: vec![0.0; columns], mean: vec![0.0; columns], variance: vec![0.0; columns] }
     }
 
-    /// Takes a row's numbers in. Missing ones, and those that would overflow a moment, are skipped.
+    /// Takes a row's numbers in. Missing ones, and those beyond [`LEARNED_ABS_MAX`], are skipped.
     pub fn learn(&mut self, columns: &Columns, dense: &[f64]) {
         let Moments { count, mean, variance } = self;
-        match columns.slice(dense) {
-            Some(slice) => {
-                for (((x, n), mean), var) in slice.iter().zip(count).zip(mean).zip(variance) {
-                    update(*x, n, mean, var);
-                }
-            }
-            None => columns.each(dense, |k, x| update(x, &mut count[k], &mut mean[k], &mut variance[k])),
+        let first = count.first().copied().unwrap_or(0.0);
+        // Without gaps all counts are equal, and one division serves all columns: the same bits, sooner.
+        if count.iter().all(|n| *n == first) {
+            let share = 1.0 / (first + 1.0);
+            columns.update(dense, [count, mean, variance], |x, n, mean, var| update(x, share, n, mean, var));
+        } else {
+            let own = |x: f64, n: &mut f64, mean: &mut f64, var: &mut f64| update(x, 1.0 / (*n + 1.0), n, mean, var);
+            columns.update(dense, [count, mean, variance], own);
         }
     }
 
@@ -58,16 +63,16 @@ impl Moments {
     }
 }
 
-/// One value. All is computed first and then kept or not, without a branch, so that the loop over
-/// columns can run several at once. A missing value makes the new variance NaN: one test serves both.
+/// One value, which weighs `share` = 1 / (count + 1). All is computed first and then kept or not, without a branch, so that the loop over
+/// columns can run several at once.
 #[inline(always)]
-fn update(x: f64, count: &mut f64, mean: &mut f64, variance: &mut f64) {
-    let n = *count + 1.0;
+fn update(x: f64, share: f64, count: &mut f64, mean: &mut f64, variance: &mut f64) {
     let from_old = x - *mean;
-    let new_mean = *mean + from_old / n;
-    let new_variance = *variance + (from_old * (x - new_mean) - *variance) / n;
-    let fits = new_variance.is_finite();
-    *count = if fits { n } else { *count };
+    let new_mean = *mean + from_old * share;
+    // (n − 1) / n of a variance and a square, so never negative but for rounding.
+    let new_variance = (*variance + (from_old * (x - new_mean) - *variance) * share).max(0.0);
+    let fits = x.abs() <= LEARNED_ABS_MAX;
+    *count = if fits { *count + 1.0 } else { *count };
     *mean = if fits { new_mean } else { *mean };
     *variance = if fits { new_variance } else { *variance };
 }
@@ -92,10 +97,33 @@ mod tests {
     fn missing_and_poison_leave_no_trace() {
         let columns = Columns::new(vec![0]);
         let mut m = Moments::new(1);
-        for x in [1.0, f64::NAN, 2.0, f64::INFINITY, f64::MAX, -f64::MAX] {
+        for x in [f64::MAX, -f64::MAX, 1.0, f64::NAN, 2.0, f64::INFINITY, f64::MAX, -f64::MAX] {
             m.learn(&columns, &[x]);
         }
         assert_eq!((m.count[0], m.mean[0], m.variance[0]), (2.0, 1.5, 0.25));
+    }
+
+    #[test]
+    fn the_largest_values_learned_stay_finite() {
+        let columns = Columns::new(vec![0]);
+        let mut m = Moments::new(1);
+        for i in 0..1000 {
+            m.learn(&columns, &[[LEARNED_ABS_MAX, -LEARNED_ABS_MAX, LEARNED_ABS_MAX.next_up()][i % 3]]);
+            assert!(m.mean[0].is_finite() && m.variance[0].is_finite(), "after {i}");
+        }
+        assert_eq!(m.count[0], 667.0, "at the limit it is learned, over it not");
+    }
+
+    #[test]
+    fn a_gap_elsewhere_changes_no_bit() {
+        let (mut alone, mut beside) = (Moments::new(1), Moments::new(2));
+        for i in 0..100 {
+            let x = f64::from(i) * 0.37 - 3.0;
+            alone.learn(&Columns::new(vec![0]), &[x]);
+            beside.learn(&Columns::new(vec![0, 1]), &[x, if i % 7 == 2 { f64::NAN } else { x }]);
+        }
+        assert_eq!(alone.variance[0].to_bits(), beside.variance[0].to_bits());
+        assert_eq!(alone.mean[0].to_bits(), beside.mean[0].to_bits());
     }
 
     #[test]

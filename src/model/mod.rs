@@ -4,7 +4,12 @@
 //! I/O, reads no clock, draws no unseeded randomness, and adds up in an order that depends on nothing
 //! but the features, so that equal rows in equal order give equal bits on every machine.
 
+pub mod k_means;
+pub mod multilayer_perceptron;
+pub mod naive_bayes;
 pub mod options;
+pub(crate) mod random;
+pub mod tree;
 
 pub use crate::batch::Task;
 use crate::error::{Fault, Result};
@@ -41,6 +46,8 @@ pub struct Scratch {
     pub a: Vec<f64>,
     /// Another.
     pub b: Vec<f64>,
+    /// One in single precision (networks).
+    pub single: Vec<f32>,
 }
 
 /// A model. `score` and `learn` are deterministic functions of the state and their arguments.
@@ -106,7 +113,7 @@ pub enum LabelKind {
 }
 
 /// The kinds that [`build`] knows, alphabetically: one line a kind.
-pub const KINDS: &[&str] = &[];
+pub const KINDS: &[&str] = &["decision-tree", "gaussian-naive-bayes", "k-means", "multilayer-perceptron"];
 
 /// Builds the untrained model of a spec: its `[model]` table, with `kind`.
 ///
@@ -114,10 +121,32 @@ pub const KINDS: &[&str] = &[];
 /// Misuse, naming the key (`model.l2`) and what is allowed: an unknown kind or key, a value out of
 /// range, or a label whose type the kind can't predict.
 pub fn build(spec: &Map<String, Value>, shape: &Shape) -> Result<Box<dyn Model>> {
-    let options = Options::new("model", spec)?;
+    let mut options = Options::new("model", spec)?;
+    // Batch training reads it; what scores and learns online does not.
+    options.raw("train");
     match options.kind() {
         // One arm a kind, alphabetically.
+        "decision-tree" => tree::build_decision_tree(options, shape),
+        "gaussian-naive-bayes" => naive_bayes::build_gaussian_naive_bayes(options, shape),
+        "k-means" => k_means::build_k_means(options, shape),
+        "multilayer-perceptron" => multilayer_perceptron::build_multilayer_perceptron(options, shape),
         "" => Err(Fault::misuse("model.kind is missing").hint(format!("one of {}", quoted(KINDS)))),
         other => Err(Fault::misuse(format!("model.kind is {other:?}; allowed is {}", quoted(KINDS)))),
     }
+}
+
+/// Refuses rows with hashed features, and rows without any feature.
+///
+/// # Errors
+/// Misuse, saying what to do.
+fn dense_only(shape: &Shape, kind: &str) -> Result<()> {
+    if shape.slots > 0 {
+        return Err(Fault::misuse(format!("model.kind {kind:?} takes dense features only, and a step hashes some"))
+            .hint("use one-hot instead of hash, or a linear model"));
+    }
+    if shape.dense.is_empty() {
+        return Err(Fault::misuse(format!("model.kind {kind:?}: no numeric feature is left after the steps"))
+            .hint("add a feature to [schema.fields], or encode categories with a one-hot step"));
+    }
+    Ok(())
 }

@@ -5,11 +5,19 @@
 //! but the features, so that equal rows in equal order give equal bits on every machine.
 
 pub mod k_means;
+pub mod kernels;
+pub mod linear;
+pub mod loss;
 pub mod multilayer_perceptron;
 pub mod naive_bayes;
+pub mod optimizer;
 pub mod options;
+pub mod passive_aggressive;
 pub(crate) mod random;
+pub mod softmax;
+pub mod table;
 pub mod tree;
+pub mod vw;
 
 pub use crate::batch::Task;
 use crate::error::{Fault, Result};
@@ -113,7 +121,17 @@ pub enum LabelKind {
 }
 
 /// The kinds that [`build`] knows, alphabetically: one line a kind.
-pub const KINDS: &[&str] = &["decision-tree", "gaussian-naive-bayes", "k-means", "multilayer-perceptron"];
+pub const KINDS: &[&str] = &[
+    "decision-tree",
+    "gaussian-naive-bayes",
+    "k-means",
+    "linear-regression",
+    "logistic-regression",
+    "multilayer-perceptron",
+    "passive-aggressive",
+    "perceptron",
+    "softmax-regression",
+];
 
 /// Builds the untrained model of a spec: its `[model]` table, with `kind`.
 ///
@@ -129,7 +147,12 @@ pub fn build(spec: &Map<String, Value>, shape: &Shape) -> Result<Box<dyn Model>>
         "decision-tree" => tree::build_decision_tree(options, shape),
         "gaussian-naive-bayes" => naive_bayes::build_gaussian_naive_bayes(options, shape),
         "k-means" => k_means::build_k_means(options, shape),
+        "linear-regression" => linear::linear_regression(options, shape),
+        "logistic-regression" => linear::logistic_regression(options, shape),
         "multilayer-perceptron" => multilayer_perceptron::build_multilayer_perceptron(options, shape),
+        "passive-aggressive" => passive_aggressive::passive_aggressive(options, shape),
+        "perceptron" => linear::perceptron(options, shape),
+        "softmax-regression" => softmax::softmax_regression(options, shape),
         "" => Err(Fault::misuse("model.kind is missing").hint(format!("one of {}", quoted(KINDS)))),
         other => Err(Fault::misuse(format!("model.kind is {other:?}; allowed is {}", quoted(KINDS)))),
     }

@@ -1,0 +1,279 @@
+//! Linear and logistic regression and the perceptron: a weight a feature, one optimizer, an intercept
+//! with a rate of its own. The order of operations is River's (`linear_model/base.py`).
+//!
+//! One example: slope = loss gradient × weight, clipped; intercept −= intercept_lr · slope; the
+//! optimizer steps with x·slope + l2·w; then the cumulative L1 penalty (Tsuruoka et al. 2009). An
+//! example of weight 0 changes nothing at all.
+
+use super::kernels::{finite, margin, poison};
+use super::loss::Loss;
+use super::optimizer::{Optimizer, Schedule};
+use super::options::{Options, Range};
+use super::table::{Table, read_one_finite};
+use super::vw::Vw;
+use super::{Features, LabelKind, Learned, Model, Scratch, Shape, Task};
+use crate::error::{Fault, Result};
+use crate::state::State;
+
+const OPTIMIZERS: [&str; 5] = ["adagrad", "adam", "ftrl", "sgd", "vw"];
+
+/// `linear-regression`.
+///
+/// # Errors
+/// Misuse, naming the key.
+pub fn linear_regression(mut o: Options<'_>, shape: &Shape) -> Result<Box<dyn Model>> {
+    need_number(&o, shape)?;
+    if uses_vw(&mut o)? {
+        return Ok(Box::new(Vw::regressor(o, shape)?));
+    }
+    let loss = Loss::regression(&mut o)?;
+    let mut model = Linear::read(&mut o, shape, Task::Regression, loss)?;
+    model.read_l1(&mut o)?;
+    o.finish()?;
+    Ok(Box::new(model))
+}
+
+/// `logistic-regression`.
+///
+/// # Errors
+/// Misuse, naming the key.
+pub fn logistic_regression(mut o: Options<'_>, shape: &Shape) -> Result<Box<dyn Model>> {
+    need_bool(&o, shape)?;
+    if uses_vw(&mut o)? {
+        return Ok(Box::new(Vw::classifier(o, shape)?));
+    }
+    let loss = Loss::binary(&mut o)?;
+    let mut model = Linear::read(&mut o, shape, Task::Binary, loss)?;
+    model.read_l1(&mut o)?;
+    model.class_weight = class_weight(&mut o)?;
+    o.finish()?;
+    Ok(Box::new(model))
+}
+
+/// `perceptron`: hinge loss with threshold 0, both rates 1.
+///
+/// # Errors
+/// Misuse, naming the key.
+pub fn perceptron(mut o: Options<'_>, shape: &Shape) -> Result<Box<dyn Model>> {
+    need_bool(&o, shape)?;
+    let rate = Schedule::Constant(1.0);
+    let model = Linear {
+        l2: o.number("l2", 0.0, Range::NotNegative)?,
+        clip: o.number("clip_gradient", 1e12, Range::Positive)?,
+        class_weight: class_weight(&mut o)?,
+        ..Linear::new(Task::Binary, Loss::Hinge { threshold: 0.0 }, Optimizer::Sgd { rate }, rate, 0.0, shape)
+    };
+    o.seed()?;
+    o.finish()?;
+    Ok(Box::new(model))
+}
+
+fn uses_vw(o: &mut Options<'_>) -> Result<bool> {
+    Ok(o.choice("optimizer", "sgd", &OPTIMIZERS)?.kind() == "vw")
+}
+
+/// Faults unless the label is a bool.
+///
+/// # Errors
+/// Misuse, with the reason and what to use instead.
+pub fn need_bool(o: &Options<'_>, shape: &Shape) -> Result<()> {
+    let kind = o.kind();
+    let (found, hint) = match shape.label {
+        Some(LabelKind::Bool) => return Ok(()),
+        Some(LabelKind::Category { .. }) => ("a category", "for more than two classes use \"softmax-regression\""),
+        Some(LabelKind::Number) => ("a number", "for numbers use \"linear-regression\", or declare the label as bool"),
+        None => ("not there", "name a field of type bool in schema.label"),
+    };
+    Err(Fault::misuse(format!("model.kind {kind:?} is a binary classifier, and the label is {found}")).hint(hint))
+}
+
+/// Faults unless the label is a number.
+///
+/// # Errors
+/// Misuse, with the reason and what to use instead.
+pub fn need_number(o: &Options<'_>, shape: &Shape) -> Result<()> {
+    let kind = o.kind();
+    let (found, hint) = match shape.label {
+        Some(LabelKind::Number) => return Ok(()),
+        Some(LabelKind::Category { .. }) => ("a category", "for classes use \"softmax-regression\""),
+        Some(LabelKind::Bool) => ("a bool", "for classes use \"logistic-regression\", or declare the label as float"),
+        None => ("not there", "name a field of type float or int in schema.label"),
+    };
+    Err(Fault::misuse(format!("model.kind {kind:?} is a regressor, and the label is {found}")).hint(hint))
+}
+
+/// Reads `class_weight = { "true" = 2.0, "false" = 1.0 }`: what each class multiplies an event's weight by.
+///
+/// # Errors
+/// Misuse, naming the key.
+pub fn class_weight(o: &mut Options<'_>) -> Result<[f64; 2]> {
+    let path = o.path("class_weight");
+    match o.raw("class_weight") {
+        None => Ok([1.0, 1.0]),
+        Some(serde_json::Value::Object(map)) => {
+            let mut table = Options::new(&path, map)?;
+            let no = table.number("false", 1.0, Range::NotNegative)?;
+            let yes = table.number("true", 1.0, Range::NotNegative)?;
+            table.finish()?;
+            Ok([no, yes])
+        }
+        Some(other) => Err(o.fault("class_weight", other, "a table like { \"true\" = 2.0, \"false\" = 1.0 }")),
+    }
+}
+
+/// Which of the two class weights a binary target takes.
+pub fn class_of(target: f64) -> usize {
+    usize::from(target > 0.5)
+}
+
+/// A generalised linear model over dense and hashed features.
+#[derive(Debug)]
+struct Linear {
+    task: Task,
+    loss: Loss,
+    optimizer: Optimizer,
+    intercept_lr: Schedule,
+    class_weight: [f64; 2],
+    clip: f64,
+    l1: f64,
+    l2: f64,
+    table: Table,
+    intercept: f64,
+    iterations: u64,
+    /// All L1 penalty that a weight could have got so far.
+    max_cum_l1: f64,
+    undo: Vec<f64>,
+}
+
+impl Linear {
+    fn new(
+        task: Task,
+        loss: Loss,
+        optimizer: Optimizer,
+        intercept_lr: Schedule,
+        intercept: f64,
+        shape: &Shape,
+    ) -> Linear {
+        let table = Table::new(shape.dense.len() + shape.slots, optimizer.columns(), false);
+        Linear {
+            task,
+            loss,
+            optimizer,
+            intercept_lr,
+            class_weight: [1.0, 1.0],
+            clip: 1e12,
+            l1: 0.0,
+            l2: 0.0,
+            table,
+            intercept,
+            iterations: 0,
+            max_cum_l1: 0.0,
+            undo: Vec::new(),
+        }
+    }
+
+    fn read(o: &mut Options<'_>, shape: &Shape, task: Task, loss: Loss) -> Result<Linear> {
+        let optimizer = Optimizer::read(o, Some(loss), &OPTIMIZERS)?;
+        let intercept_lr = Schedule::read(o, "intercept_lr", 0.01, Some(loss))?;
+        let intercept = o.number("intercept_init", 0.0, Range::Any)?;
+        o.seed()?;
+        Ok(Linear {
+            l2: o.number("l2", 0.0, Range::NotNegative)?,
+            clip: o.number("clip_gradient", 1e12, Range::Positive)?,
+            ..Linear::new(task, loss, optimizer, intercept_lr, intercept, shape)
+        })
+    }
+
+    fn read_l1(&mut self, o: &mut Options<'_>) -> Result<()> {
+        self.l1 = o.number("l1", 0.0, Range::NotNegative)?;
+        if self.l1 == 0.0 {
+            return Ok(());
+        }
+        if self.l2 != 0.0 {
+            return Err(Fault::misuse("model.l1 and model.l2 are both set; at most one of them may be"));
+        }
+        if self.optimizer.rate(0).is_none() {
+            return Err(Fault::misuse("model.l1 doesn't go with the optimizer \"ftrl\"").hint("set model.optimizer.l1"));
+        }
+        self.table.l1 = vec![0.0; self.table.w.len()];
+        Ok(())
+    }
+
+    /// The cumulative penalty, on the features of the row alone. Returns the poison of what was written.
+    fn penalise(&mut self, x: Features<'_>) -> u64 {
+        let rate = self.optimizer.rate(self.iterations + 1).unwrap_or(0.0);
+        self.max_cum_l1 += self.l1 * rate;
+        let (max, dense, mut bits) = (self.max_cum_l1, x.dense.len(), poison(self.max_cum_l1));
+        for i in (0..dense).chain(x.indices.iter().map(|&index| dense + index as usize)) {
+            let (w, taken) = (self.table.w[i], self.table.l1[i]);
+            let fresh = if w > 0.0 {
+                (w - (max + taken)).max(0.0)
+            } else if w < 0.0 {
+                (w + (max - taken)).min(0.0)
+            } else {
+                w
+            };
+            self.table.w[i] = fresh;
+            self.table.l1[i] = taken + (fresh - w);
+            bits |= poison(fresh) | poison(self.table.l1[i]);
+        }
+        bits
+    }
+}
+
+impl Model for Linear {
+    fn task(&self) -> Task {
+        self.task
+    }
+
+    fn score(&self, x: Features<'_>, _: &mut Scratch, out: &mut [f64]) {
+        out[0] = self.loss.mean(margin(&self.table.w, x) + self.intercept);
+    }
+
+    fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
+        let weight = if self.task == Task::Binary { weight * self.class_weight[class_of(target)] } else { weight };
+        if weight == 0.0 {
+            return Learned::Applied;
+        }
+        let slope = self.loss.gradient(target, margin(&self.table.w, x) + self.intercept) * weight;
+        if !slope.is_finite() || !target.is_finite() {
+            return Learned::Refused;
+        }
+        let slope = slope.min(self.clip).max(-self.clip);
+        let intercept = self.intercept - self.intercept_lr.at(self.iterations) * slope;
+        let max_cum_l1 = self.max_cum_l1;
+        self.undo.clear();
+        self.table.keep(x, &mut self.undo);
+        let mut bits = poison(intercept) | self.optimizer.step(&mut self.table, self.iterations, x, slope, self.l2);
+        if self.l1 != 0.0 {
+            bits |= self.penalise(x);
+        }
+        if !finite(bits) {
+            self.table.restore(x, &self.undo);
+            self.max_cum_l1 = max_cum_l1;
+            return Learned::Refused;
+        }
+        self.intercept = intercept;
+        self.iterations += 1;
+        Learned::Applied
+    }
+
+    fn save(&self, state: &mut State, prefix: &str) {
+        self.table.save(state, prefix, self.optimizer.names());
+        state.put_f64(format!("{prefix}intercept"), &[self.intercept]);
+        state.put_u64(format!("{prefix}iterations"), &[self.iterations]);
+        if self.l1 != 0.0 {
+            state.put_f64(format!("{prefix}max_cum_l1"), &[self.max_cum_l1]);
+        }
+    }
+
+    fn load(&mut self, state: &State, prefix: &str) -> Result<()> {
+        self.table.load(state, prefix, self.optimizer.names())?;
+        self.intercept = read_one_finite(state, &format!("{prefix}intercept"))?;
+        self.iterations = state.get_one_u64(&format!("{prefix}iterations"))?;
+        if self.l1 != 0.0 {
+            self.max_cum_l1 = read_one_finite(state, &format!("{prefix}max_cum_l1"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,209 @@
+//! Optimizers and learning-rate schedules, with River's names, defaults and order of operations:
+//! SGD; AdaGrad (Duchi et al. 2011); Adam (Kingma & Ba 2014); FTRL-proximal (McMahan et al. 2013).
+//!
+//! A step visits the features of the row alone, so hashed features cost what the row costs: a feature
+//! that is absent keeps its moments (Adam is "lazy" there). A slot that occurs twice is stepped twice.
+
+use super::Features;
+use super::loss::Loss;
+use super::options::{Options, Range};
+use super::table::Table;
+use crate::error::{Fault, Result};
+
+/// A learning rate, by the number of steps taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Schedule {
+    /// Always the same.
+    Constant(f64),
+    /// rate / (t + 1)^power.
+    InverseScaling {
+        /// The rate at the first step.
+        rate: f64,
+        /// The power.
+        power: f64,
+    },
+    /// 1 / (alpha · (t0 + t)): Bottou, Stochastic gradient descent tricks, 2012.
+    Optimal {
+        /// Strength of the regularisation it assumes.
+        alpha: f64,
+        /// Follows from alpha and the loss.
+        t0: f64,
+    },
+}
+
+impl Schedule {
+    /// Reads a number, or a table with a kind. `loss` is what "optimal" starts from, where it may be used.
+    ///
+    /// # Errors
+    /// Misuse, naming the key.
+    pub fn read(o: &mut Options<'_>, key: &'static str, default: f64, loss: Option<Loss>) -> Result<Schedule> {
+        if o.raw(key).is_none_or(|value| value.is_number()) {
+            return Ok(Schedule::Constant(o.number(key, default, Range::NotNegative)?));
+        }
+        let kinds: &[&str] =
+            if loss.is_some() { &["constant", "inverse-scaling", "optimal"] } else { &["constant", "inverse-scaling"] };
+        let mut o = o.choice(key, "constant", kinds)?;
+        let schedule = match (o.kind(), loss) {
+            ("inverse-scaling", _) => Schedule::InverseScaling {
+                rate: o.number("learning_rate", default, Range::NotNegative)?,
+                power: o.number("power", 0.5, Range::Any)?,
+            },
+            ("optimal", Some(loss)) => {
+                let alpha = o.number("alpha", 1e-4, Range::Positive)?;
+                let typical = (1.0 / alpha.sqrt()).sqrt();
+                let rate = typical / loss.gradient(1.0, -typical).max(1.0);
+                Schedule::Optimal { alpha, t0: 1.0 / (rate * alpha) }
+            }
+            _ => Schedule::Constant(o.number("learning_rate", default, Range::NotNegative)?),
+        };
+        o.finish()?;
+        Ok(schedule)
+    }
+
+    /// The rate after `t` steps.
+    pub fn at(self, t: u64) -> f64 {
+        match self {
+            Schedule::Constant(rate) => rate,
+            Schedule::InverseScaling { rate, power: 0.5 } => rate / (t as f64 + 1.0).sqrt(),
+            Schedule::InverseScaling { rate, power } => rate / libm::pow(t as f64 + 1.0, power),
+            Schedule::Optimal { alpha, t0 } => 1.0 / (alpha * (t0 + t as f64)),
+        }
+    }
+}
+
+/// How a gradient becomes a change of the weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Optimizer {
+    /// w −= rate · g.
+    Sgd {
+        /// The rate.
+        rate: Schedule,
+    },
+    /// w −= rate / √(Σg² + eps) · g.
+    AdaGrad {
+        /// The rate.
+        rate: Schedule,
+        /// Keeps the root from 0.
+        eps: f64,
+    },
+    /// Moving averages of g and g², both corrected for their start at 0.
+    Adam {
+        /// The rate.
+        rate: Schedule,
+        /// Decay of the average of g.
+        beta_1: f64,
+        /// Decay of the average of g².
+        beta_2: f64,
+        /// Keeps the quotient finite.
+        eps: f64,
+    },
+    /// FTRL-proximal. As in River, weights are refreshed from (z, n) at the start of a step, and one
+    /// whose |z| is within l1 keeps its value.
+    Ftrl {
+        /// Learning rate.
+        alpha: f64,
+        /// Keeps early rates small.
+        beta: f64,
+        /// L1 penalty.
+        l1: f64,
+        /// L2 penalty.
+        l2: f64,
+    },
+}
+
+impl Optimizer {
+    /// Reads `model.optimizer`; by default, SGD with rate 0.01.
+    ///
+    /// # Errors
+    /// Misuse, naming the key.
+    pub fn read(o: &mut Options<'_>, loss: Option<Loss>, kinds: &[&'static str]) -> Result<Optimizer> {
+        let mut o = o.choice("optimizer", "sgd", kinds)?;
+        let optimizer = match o.kind() {
+            "adagrad" => Optimizer::AdaGrad {
+                rate: Schedule::read(&mut o, "learning_rate", 0.1, loss)?,
+                eps: o.number("eps", 1e-8, Range::Positive)?,
+            },
+            "adam" => Optimizer::Adam {
+                rate: Schedule::read(&mut o, "learning_rate", 0.1, loss)?,
+                beta_1: o.number("beta_1", 0.9, Range::BelowOne)?,
+                beta_2: o.number("beta_2", 0.999, Range::BelowOne)?,
+                eps: o.number("eps", 1e-8, Range::Positive)?,
+            },
+            "ftrl" => Optimizer::Ftrl {
+                alpha: o.number("alpha", 0.05, Range::Positive)?,
+                beta: o.number("beta", 1.0, Range::NotNegative)?,
+                l1: o.number("l1", 0.0, Range::NotNegative)?,
+                l2: o.number("l2", 1.0, Range::NotNegative)?,
+            },
+            "sgd" => Optimizer::Sgd { rate: Schedule::read(&mut o, "learning_rate", 0.01, loss)? },
+            other => return Err(Fault::internal(format!("no such optimizer: {other}"))),
+        };
+        o.finish()?;
+        Ok(optimizer)
+    }
+
+    /// Number of columns of a [`Table`] that it needs beside the weights.
+    pub fn columns(self) -> usize {
+        match self {
+            Optimizer::Sgd { .. } => 0,
+            Optimizer::AdaGrad { .. } => 1,
+            Optimizer::Adam { .. } | Optimizer::Ftrl { .. } => 2,
+        }
+    }
+
+    /// Names of the columns of a [`Table`], weights first, L1 last.
+    pub fn names(self) -> [&'static str; 4] {
+        match self {
+            Optimizer::Sgd { .. } => ["weights", "", "", "cum_l1"],
+            Optimizer::AdaGrad { .. } => ["weights", "g2", "", "cum_l1"],
+            Optimizer::Adam { .. } => ["weights", "m", "v", "cum_l1"],
+            Optimizer::Ftrl { .. } => ["weights", "z", "n", "cum_l1"],
+        }
+    }
+
+    /// The rate after `t` steps; none for FTRL.
+    pub fn rate(self, t: u64) -> Option<f64> {
+        match self {
+            Optimizer::Sgd { rate } | Optimizer::AdaGrad { rate, .. } | Optimizer::Adam { rate, .. } => {
+                Some(rate.at(t))
+            }
+            Optimizer::Ftrl { .. } => None,
+        }
+    }
+
+    /// One step, the `t`-th from 0: each feature's gradient is x·slope + l2·w. Returns the poison of
+    /// what was written ([`super::kernels::poison`]).
+    pub fn step(self, table: &mut Table, t: u64, x: Features<'_>, slope: f64, l2: f64) -> u64 {
+        match self {
+            Optimizer::Sgd { rate } => {
+                let rate = rate.at(t);
+                table.each1(x, |x, w| w - rate * (x * slope + l2 * w))
+            }
+            Optimizer::AdaGrad { rate, eps } => {
+                let rate = rate.at(t);
+                table.each2(x, |x, w, g2| {
+                    let g = x * slope + l2 * w;
+                    let g2 = g2 + g * g;
+                    (w - rate / (g2 + eps).sqrt() * g, g2)
+                })
+            }
+            Optimizer::Adam { rate, beta_1, beta_2, eps } => {
+                let steps = t as f64 + 1.0;
+                let rate = rate.at(t) * (1.0 - libm::pow(beta_2, steps)).sqrt() / (1.0 - libm::pow(beta_1, steps));
+                table.each3(x, |x, w, m, v| {
+                    let g = x * slope + l2 * w;
+                    let m = beta_1 * m + (1.0 - beta_1) * g;
+                    let v = beta_2 * v + (1.0 - beta_2) * (g * g);
+                    (w - rate * m / (v.sqrt() + eps), m, v)
+                })
+            }
+            Optimizer::Ftrl { alpha, beta, l1, l2: pull } => table.each3(x, |x, w, z, n| {
+                let g = x * slope + l2 * w;
+                let fresh = -(1.0 / ((beta + n.sqrt()) / alpha + pull)) * (z - l1.copysign(z));
+                let w = if z.abs() > l1 { fresh } else { w };
+                let sum = n + g * g;
+                (w, z + (g - (sum.sqrt() - n.sqrt()) / alpha * w), sum)
+            }),
+        }
+    }
+}

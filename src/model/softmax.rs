@@ -1,0 +1,180 @@
+//! Softmax (multinomial logistic) regression: a row of weights and an optimizer of its own a class, no
+//! intercept, as in River. A class is known from the first example that was learned for it.
+
+use super::kernels::{finite, margin};
+use super::optimizer::Optimizer;
+use super::options::{Options, Range};
+use super::table::{Table, check_finite};
+use super::{Features, LabelKind, Learned, Model, Scratch, Shape, Task};
+use crate::error::{Fault, Result};
+use crate::state::{Data, State};
+
+/// A probability is kept that far from 0 and 1 where a gradient is taken.
+const PROBABILITY_MIN: f64 = 1e-15;
+
+/// `softmax-regression`.
+///
+/// # Errors
+/// Misuse, naming the key.
+pub fn softmax_regression(mut o: Options<'_>, shape: &Shape) -> Result<Box<dyn Model>> {
+    let Some(LabelKind::Category { classes_max }) = shape.label else {
+        let fault = Fault::misuse("model.kind \"softmax-regression\" needs a label of type category");
+        return Err(fault.hint("for a bool label use \"logistic-regression\", for a number \"linear-regression\""));
+    };
+    if o.has("class_weight") {
+        let fault = Fault::misuse("model.class_weight doesn't go with \"softmax-regression\"");
+        return Err(fault.hint("classes get their numbers as they appear; weigh events with schema.weight"));
+    }
+    let optimizer = Optimizer::read(&mut o, None, &["adagrad", "adam", "ftrl", "sgd"])?;
+    let l2 = o.number("l2", 0.0, Range::NotNegative)?;
+    o.seed()?;
+    o.finish()?;
+    let width = shape.dense.len() + shape.slots;
+    Ok(Box::new(Softmax {
+        optimizer,
+        l2,
+        width,
+        classes_max,
+        rows: Vec::new(),
+        probabilities: Vec::new(),
+        undo: Vec::new(),
+    }))
+}
+
+/// A class: its weights, and how many steps they took (0: the class isn't known).
+#[derive(Debug, Clone)]
+struct Row {
+    table: Table,
+    iterations: u64,
+}
+
+#[derive(Debug)]
+struct Softmax {
+    optimizer: Optimizer,
+    l2: f64,
+    width: usize,
+    classes_max: usize,
+    rows: Vec<Row>,
+    probabilities: Vec<f64>,
+    undo: Vec<f64>,
+}
+
+impl Softmax {
+    /// Probabilities of the known classes; 0 for others.
+    fn probabilities(&self, x: Features<'_>, out: &mut [f64]) {
+        out.fill(0.0);
+        let mut max = f64::NEG_INFINITY;
+        for (row, out) in self.rows.iter().zip(&mut *out).filter(|(row, _)| row.iterations > 0) {
+            *out = margin(&row.table.w, x);
+            // A NaN must reach all of the sum; f64::max would drop it.
+            max = if *out > max || out.is_nan() { *out } else { max };
+        }
+        let mut total = 0.0;
+        for (_, out) in self.rows.iter().zip(&mut *out).filter(|(row, _)| row.iterations > 0) {
+            *out = libm::exp(*out - max);
+            total += *out;
+        }
+        if total != 0.0 {
+            out.iter_mut().for_each(|out| *out /= total);
+        }
+    }
+
+    /// Steps every known class; true where all that was written is finite.
+    fn step(&mut self, x: Features<'_>, class: usize, weight: f64) -> bool {
+        let Softmax { optimizer, l2, rows, probabilities, undo, .. } = self;
+        for (i, (row, p)) in rows.iter_mut().zip(&*probabilities).enumerate() {
+            if row.iterations == 0 && i != class {
+                continue;
+            }
+            let target = if i == class { 1.0 } else { 0.0 };
+            let slope = (p.clamp(PROBABILITY_MIN, 1.0 - PROBABILITY_MIN) - target) * weight;
+            row.table.keep(x, undo);
+            let bits = optimizer.step(&mut row.table, row.iterations, x, slope, *l2);
+            row.iterations += 1;
+            if p.is_nan() || !slope.is_finite() || !finite(bits) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Takes back what [`Softmax::step`] did, up to where it stopped.
+    fn undo(&mut self, x: Features<'_>, class: usize) {
+        let mut start = 0;
+        for (i, row) in self.rows.iter_mut().enumerate() {
+            if start == self.undo.len() {
+                break;
+            }
+            if row.iterations > 0 || i == class {
+                start += row.table.restore(x, &self.undo[start..]);
+                row.iterations -= 1;
+            }
+        }
+    }
+}
+
+impl Model for Softmax {
+    fn task(&self) -> Task {
+        Task::Multiclass
+    }
+
+    fn score(&self, x: Features<'_>, _: &mut Scratch, out: &mut [f64]) {
+        self.probabilities(x, out);
+    }
+
+    fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
+        if weight == 0.0 {
+            return Learned::Applied;
+        }
+        if !target.is_finite() || !(0.0..self.classes_max as f64).contains(&target) {
+            return Learned::Refused;
+        }
+        let (class, known) = (target as usize, self.rows.len());
+        let empty = Table::new(if class < known { 0 } else { self.width }, self.optimizer.columns(), false);
+        self.rows.resize(known.max(class + 1), Row { table: empty, iterations: 0 });
+        let mut probabilities = std::mem::take(&mut self.probabilities);
+        probabilities.resize(self.rows.len(), 0.0);
+        self.probabilities(x, &mut probabilities);
+        self.probabilities = probabilities;
+        self.undo.clear();
+        if self.step(x, class, weight) {
+            return Learned::Applied;
+        }
+        self.undo(x, class);
+        self.rows.truncate(known);
+        Learned::Refused
+    }
+
+    fn save(&self, state: &mut State, prefix: &str) {
+        let names = self.optimizer.names();
+        let columns: [fn(&Table) -> &[f64]; 3] = [|t| &t.w, |t| &t.a, |t| &t.b];
+        for (name, column) in names.into_iter().zip(columns).take(1 + self.optimizer.columns()) {
+            let data: Vec<f64> = self.rows.iter().flat_map(|row| column(&row.table).iter().copied()).collect();
+            state.put(format!("{prefix}{name}"), &[self.rows.len(), self.width], Data::F64(data));
+        }
+        let iterations: Vec<u64> = self.rows.iter().map(|row| row.iterations).collect();
+        state.put_u64(format!("{prefix}iterations"), &iterations);
+    }
+
+    fn load(&mut self, state: &State, prefix: &str) -> Result<()> {
+        let name = format!("{prefix}iterations");
+        let iterations = state.get_u64(&name, None)?;
+        if iterations.len() > self.classes_max {
+            let (found, max) = (iterations.len(), self.classes_max);
+            return Err(Fault::corruption(format!("tensor {name:?} has {found} classes; at most {max} are expected")));
+        }
+        let extra = self.optimizer.columns();
+        let row = |&iterations: &u64| Row { table: Table::new(self.width, extra, false), iterations };
+        self.rows = iterations.iter().map(row).collect();
+        let columns: [fn(&mut Table) -> &mut [f64]; 3] = [|t| &mut t.w, |t| &mut t.a, |t| &mut t.b];
+        for (name, column) in self.optimizer.names().into_iter().zip(columns).take(1 + extra) {
+            let name = format!("{prefix}{name}");
+            let values = state.get_f64(&name, Some(self.rows.len() * self.width))?;
+            check_finite(&name, values)?;
+            for (row, values) in self.rows.iter_mut().zip(values.chunks_exact(self.width.max(1))) {
+                column(&mut row.table).copy_from_slice(values);
+            }
+        }
+        Ok(())
+    }
+}

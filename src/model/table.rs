@@ -1,0 +1,204 @@
+//! The parameters of linear models: a weight and up to three more numbers a feature, dense features
+//! first, then the hashed table; and the way back from an update that turned out non-finite.
+//!
+//! Memory: 8 bytes a feature and column in use: SGD 1 column, AdaGrad 2, Adam and FTRL 3, VW 3, and one
+//! more for L1. 2^20 slots of SGD are 8 MiB, 2^24 slots of Adam 384 MiB.
+
+use super::Features;
+use super::kernels::{all_finite, poison};
+use crate::error::{Fault, Result};
+use crate::state::State;
+
+/// Parameters, one column a kind. A column that isn't in use is empty.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Table {
+    /// Weights.
+    pub w: Vec<f64>,
+    /// First column of the optimizer.
+    pub a: Vec<f64>,
+    /// Second column of the optimizer.
+    pub b: Vec<f64>,
+    /// L1 penalty that was already taken off each weight.
+    pub l1: Vec<f64>,
+}
+
+impl Table {
+    /// Zeros: `width` weights, `extra` (0 to 2) columns of the optimizer, and one for L1 if asked for.
+    pub fn new(width: usize, extra: usize, l1: bool) -> Table {
+        let column = |on: bool| if on { vec![0.0; width] } else { Vec::new() };
+        Table { w: column(true), a: column(extra > 0), b: column(extra > 1), l1: column(l1) }
+    }
+
+    fn columns(&self) -> [&Vec<f64>; 4] {
+        [&self.w, &self.a, &self.b, &self.l1]
+    }
+
+    /// Appends the numbers of a row's features to `undo`.
+    pub fn keep(&self, x: Features<'_>, undo: &mut Vec<f64>) {
+        let dense = x.dense.len();
+        for column in self.columns() {
+            if !column.is_empty() {
+                undo.extend_from_slice(&column[..dense]);
+                undo.extend(x.indices.iter().map(|&index| column[dense + index as usize]));
+            }
+        }
+    }
+
+    /// Puts back what [`Table::keep`] appended, and returns how many numbers that were.
+    pub fn restore(&mut self, x: Features<'_>, undo: &[f64]) -> usize {
+        let (dense, mut rest) = (x.dense.len(), undo);
+        for column in [&mut self.w, &mut self.a, &mut self.b, &mut self.l1] {
+            if column.is_empty() {
+                continue;
+            }
+            let (numbers, after) = rest.split_at(dense + x.indices.len());
+            column[..dense].copy_from_slice(&numbers[..dense]);
+            for (&index, number) in x.indices.iter().zip(&numbers[dense..]) {
+                column[dense + index as usize] = *number;
+            }
+            rest = after;
+        }
+        undo.len() - rest.len()
+    }
+
+    /// w ← f(x, w) for each of a row's features; returns the [`poison`] of what was written.
+    #[inline]
+    pub fn each1(&mut self, x: Features<'_>, f: impl Fn(f64, f64) -> f64) -> u64 {
+        let (w, w_slots) = self.w.split_at_mut(x.dense.len());
+        let mut bits = 0;
+        for (x, w) in x.dense.iter().zip(w) {
+            *w = f(*x, *w);
+            bits |= poison(*w);
+        }
+        for (&index, x) in x.indices.iter().zip(x.values) {
+            let w = &mut w_slots[index as usize];
+            *w = f(*x, *w);
+            bits |= poison(*w);
+        }
+        bits
+    }
+
+    /// (w, a) ← f(x, w, a), as [`Table::each1`].
+    #[inline]
+    pub fn each2(&mut self, x: Features<'_>, f: impl Fn(f64, f64, f64) -> (f64, f64)) -> u64 {
+        let dense = x.dense.len();
+        let ((w, w_slots), (a, a_slots)) = (self.w.split_at_mut(dense), self.a.split_at_mut(dense));
+        let mut bits = 0;
+        for ((x, w), a) in x.dense.iter().zip(w).zip(a) {
+            (*w, *a) = f(*x, *w, *a);
+            bits |= poison(*w) | poison(*a);
+        }
+        for (&index, x) in x.indices.iter().zip(x.values) {
+            let (w, a) = (&mut w_slots[index as usize], &mut a_slots[index as usize]);
+            (*w, *a) = f(*x, *w, *a);
+            bits |= poison(*w) | poison(*a);
+        }
+        bits
+    }
+
+    /// (w, a, b) ← f(x, w, a, b), as [`Table::each1`].
+    #[inline]
+    pub fn each3(&mut self, x: Features<'_>, mut f: impl FnMut(f64, f64, f64, f64) -> (f64, f64, f64)) -> u64 {
+        let dense = x.dense.len();
+        let (w, w_slots) = self.w.split_at_mut(dense);
+        let (a, a_slots) = self.a.split_at_mut(dense);
+        let (b, b_slots) = self.b.split_at_mut(dense);
+        let mut bits = 0;
+        for (((x, w), a), b) in x.dense.iter().zip(w).zip(a).zip(b) {
+            (*w, *a, *b) = f(*x, *w, *a, *b);
+            bits |= poison(*w) | poison(*a) | poison(*b);
+        }
+        for (&index, x) in x.indices.iter().zip(x.values) {
+            let i = index as usize;
+            let (w, a, b) = (&mut w_slots[i], &mut a_slots[i], &mut b_slots[i]);
+            (*w, *a, *b) = f(*x, *w, *a, *b);
+            bits |= poison(*w) | poison(*a) | poison(*b);
+        }
+        bits
+    }
+
+    /// Stores the columns in use under `names` (weights, first, second column of the optimizer, L1).
+    pub fn save(&self, state: &mut State, prefix: &str, names: [&str; 4]) {
+        for (column, name) in self.columns().into_iter().zip(names) {
+            if !column.is_empty() {
+                state.put_f64(format!("{prefix}{name}"), column);
+            }
+        }
+    }
+
+    /// Takes the columns in use back.
+    ///
+    /// # Errors
+    /// Corruption, naming the tensor that is missing, doesn't fit, or holds a non-finite number.
+    pub fn load(&mut self, state: &State, prefix: &str, names: [&str; 4]) -> Result<()> {
+        for (column, name) in [&mut self.w, &mut self.a, &mut self.b, &mut self.l1].into_iter().zip(names) {
+            if !column.is_empty() {
+                read_finite(state, &format!("{prefix}{name}"), column)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies a tensor of finite f64 over `target`, whose length it must have.
+///
+/// # Errors
+/// Corruption, naming the tensor and, where a number isn't finite, its index.
+pub fn read_finite(state: &State, name: &str, target: &mut [f64]) -> Result<()> {
+    check_finite(name, state.get_f64(name, Some(target.len()))?)?;
+    state.read_f64(name, target)
+}
+
+/// A single finite f64.
+///
+/// # Errors
+/// Corruption, naming the tensor.
+pub fn read_one_finite(state: &State, name: &str) -> Result<f64> {
+    let mut one = [0.0];
+    read_finite(state, name, &mut one)?;
+    Ok(one[0])
+}
+
+/// Faults where a number isn't finite.
+///
+/// # Errors
+/// Corruption, naming the tensor and the index.
+pub fn check_finite(name: &str, values: &[f64]) -> Result<()> {
+    if all_finite(values) {
+        return Ok(());
+    }
+    let index = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
+    Err(Fault::corruption(format!(
+        "tensor {name:?} holds {} at index {index}; a finite number is expected",
+        values[index]
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_undone_update_leaves_no_trace_even_where_a_slot_occurs_twice() {
+        let x = Features { dense: &[1.0, 2.0], indices: &[3, 0, 3], values: &[1.0, 1.0, 5.0] };
+        let mut table = Table::new(6, 2, true);
+        for (i, w) in table.w.iter_mut().enumerate() {
+            *w = i as f64;
+        }
+        let (before, mut undo) = (table.clone(), vec![9.0]);
+        table.keep(x, &mut undo);
+        let bits = table.each3(x, |x, w, a, b| (w * x + 1.0, a + x, b - f64::MAX * x));
+        assert!(!crate::model::kernels::finite(bits));
+        assert_ne!(table, before);
+        assert_eq!(table.restore(x, &undo[1..]), 4 * 5);
+        assert_eq!(table, before);
+    }
+
+    #[test]
+    fn a_non_finite_weight_is_refused_by_name_and_index() {
+        let mut state = State::new();
+        state.put_f64("m.w", &[0.0, f64::NAN]);
+        let fault = Table::new(2, 0, false).load(&state, "m.", ["w", "", "", ""]).expect_err("NaN");
+        assert!(fault.message.contains("\"m.w\"") && fault.message.contains("index 1"), "{fault}");
+    }
+}

@@ -4,14 +4,19 @@
 //! I/O, reads no clock, draws no unseeded randomness, and adds up in an order that depends on nothing
 //! but the features, so that equal rows in equal order give equal bits on every machine.
 
+pub mod k_means;
 pub mod kernels;
 pub mod linear;
 pub mod loss;
+pub mod multilayer_perceptron;
+pub mod naive_bayes;
 pub mod optimizer;
 pub mod options;
 pub mod passive_aggressive;
+pub(crate) mod random;
 pub mod softmax;
 pub mod table;
+pub mod tree;
 pub mod vw;
 
 pub use crate::batch::Task;
@@ -49,6 +54,8 @@ pub struct Scratch {
     pub a: Vec<f64>,
     /// Another.
     pub b: Vec<f64>,
+    /// One in single precision (networks).
+    pub single: Vec<f32>,
 }
 
 /// A model. `score` and `learn` are deterministic functions of the state and their arguments.
@@ -114,8 +121,17 @@ pub enum LabelKind {
 }
 
 /// The kinds that [`build`] knows, alphabetically: one line a kind.
-pub const KINDS: &[&str] =
-    &["linear-regression", "logistic-regression", "passive-aggressive", "perceptron", "softmax-regression"];
+pub const KINDS: &[&str] = &[
+    "decision-tree",
+    "gaussian-naive-bayes",
+    "k-means",
+    "linear-regression",
+    "logistic-regression",
+    "multilayer-perceptron",
+    "passive-aggressive",
+    "perceptron",
+    "softmax-regression",
+];
 
 /// Builds the untrained model of a spec: its `[model]` table, with `kind`.
 ///
@@ -123,15 +139,37 @@ pub const KINDS: &[&str] =
 /// Misuse, naming the key (`model.l2`) and what is allowed: an unknown kind or key, a value out of
 /// range, or a label whose type the kind can't predict.
 pub fn build(spec: &Map<String, Value>, shape: &Shape) -> Result<Box<dyn Model>> {
-    let options = Options::new("model", spec)?;
+    let mut options = Options::new("model", spec)?;
+    // Batch training reads it; what scores and learns online does not.
+    options.raw("train");
     match options.kind() {
         // One arm a kind, alphabetically.
+        "decision-tree" => tree::build_decision_tree(options, shape),
+        "gaussian-naive-bayes" => naive_bayes::build_gaussian_naive_bayes(options, shape),
+        "k-means" => k_means::build_k_means(options, shape),
         "linear-regression" => linear::linear_regression(options, shape),
         "logistic-regression" => linear::logistic_regression(options, shape),
+        "multilayer-perceptron" => multilayer_perceptron::build_multilayer_perceptron(options, shape),
         "passive-aggressive" => passive_aggressive::passive_aggressive(options, shape),
         "perceptron" => linear::perceptron(options, shape),
         "softmax-regression" => softmax::softmax_regression(options, shape),
         "" => Err(Fault::misuse("model.kind is missing").hint(format!("one of {}", quoted(KINDS)))),
         other => Err(Fault::misuse(format!("model.kind is {other:?}; allowed is {}", quoted(KINDS)))),
     }
+}
+
+/// Refuses rows with hashed features, and rows without any feature.
+///
+/// # Errors
+/// Misuse, saying what to do.
+fn dense_only(shape: &Shape, kind: &str) -> Result<()> {
+    if shape.slots > 0 {
+        return Err(Fault::misuse(format!("model.kind {kind:?} takes dense features only, and a step hashes some"))
+            .hint("use one-hot instead of hash, or a linear model"));
+    }
+    if shape.dense.is_empty() {
+        return Err(Fault::misuse(format!("model.kind {kind:?}: no numeric feature is left after the steps"))
+            .hint("add a feature to [schema.fields], or encode categories with a one-hot step"));
+    }
+    Ok(())
 }

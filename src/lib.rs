@@ -21,6 +21,7 @@ pub mod pipeline;
 pub mod preprocess;
 pub mod queue;
 pub mod schema;
+pub mod service;
 pub mod sink;
 pub mod source;
 pub mod state;

@@ -9,6 +9,8 @@ pub mod admin;
 pub mod artifact;
 pub mod batch;
 pub mod checkpoint;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod decode;
 pub mod encode;

@@ -1,5 +1,10 @@
 //! Sinks: where predictions and dead letters go.
 
+pub mod console;
+pub mod dead_letter;
+pub mod file;
+pub mod none;
+
 use crate::batch::Outbox;
 use crate::error::Result;
 

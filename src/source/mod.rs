@@ -1,5 +1,9 @@
 //! Sources: where events come from. Bytes and offsets only; nothing here knows what a row means.
 
+pub mod file;
+pub mod frame;
+pub mod socket;
+
 use crate::batch::Block;
 use crate::error::Result;
 use std::time::Duration;

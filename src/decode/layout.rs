@@ -1,0 +1,147 @@
+//! The layout of the last good JSON row, as a prediction of the next one.
+//!
+//! Producers write the same keys in the same order with the same spaces. So the bytes between the
+//! values are remembered and compared in whole words; what remains are the values. A row that differs
+//! anywhere is none of this file's business: it returns `None`, and the strict parser reads the row.
+
+use super::json::{Mark, Values};
+use super::number;
+use super::row::{Cells, Kind, Target};
+
+/// Bytes compared at once.
+const WORD: usize = 16;
+
+/// Longest row that is learned: bounds the memory of a layout.
+const ROW_BYTES_MAX: usize = 256 * 1024;
+
+/// What stands before a value, and where the value goes.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    /// The first bytes (at most [`WORD`]) and which of them count.
+    head: u128,
+    mask: u128,
+    /// Bytes before the value.
+    length: usize,
+    /// The bytes beyond the first [`WORD`], in `Layout::bytes`.
+    rest: (u32, u32),
+    target: Target,
+}
+
+/// What is expected of a row; empty until a row was learned.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    steps: Vec<Step>,
+    /// The bytes behind the last value.
+    suffix: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Rows in succession that were not as expected.
+    misses: u32,
+}
+
+impl Layout {
+    /// True where the row at hand, if it is good, should be learned: soon after a change, and rarely
+    /// where every row differs.
+    pub(super) fn wants_a_row(&mut self) -> bool {
+        self.misses = self.misses.wrapping_add(1);
+        self.misses.is_power_of_two() || self.misses.is_multiple_of(64)
+    }
+
+    /// Remembers the layout of a good row, whose values stood at `marks`.
+    pub(super) fn learn(&mut self, row: &[u8], marks: &[Mark]) {
+        self.steps.clear();
+        self.bytes.clear();
+        if row.len() > ROW_BYTES_MAX {
+            return;
+        }
+        let mut at = 0;
+        for mark in marks {
+            let between = &row[at..mark.start];
+            let (first, rest) = between.split_at(between.len().min(WORD));
+            let mut head = [0; WORD];
+            head[..first.len()].copy_from_slice(first);
+            let mask = if first.len() == WORD { u128::MAX } else { (1 << (8 * first.len())) - 1 };
+            let start = self.bytes.len() as u32;
+            self.bytes.extend_from_slice(rest);
+            self.steps.push(Step {
+                head: u128::from_le_bytes(head),
+                mask,
+                length: between.len(),
+                rest: (start, self.bytes.len() as u32),
+                target: mark.target,
+            });
+            at = mark.end;
+        }
+        self.suffix.clear();
+        self.suffix.extend_from_slice(&row[at..]);
+    }
+
+    /// Reads the row at `at` if it is laid out as expected, and returns where its line ends (the `\n`, or
+    /// `end`, the record's). `None` leaves the cells half-written.
+    ///
+    /// Looks beyond the record (never the slice), but takes nothing from there: a row that would reach
+    /// over `end` is not taken.
+    #[inline(always)]
+    pub(super) fn row(
+        &mut self,
+        bytes: &[u8],
+        mut at: usize,
+        end: usize,
+        values: &mut Values,
+        cells: &mut Cells<'_>,
+    ) -> Option<usize> {
+        if self.steps.is_empty() {
+            return None;
+        }
+        for step in &self.steps {
+            let head = u128::from_le_bytes(*bytes.get(at..)?.first_chunk::<WORD>()?);
+            if (head ^ step.head) & step.mask != 0 {
+                return None;
+            }
+            if step.length > WORD && !self.rest_matches(bytes, at + WORD, step) {
+                return None;
+            }
+            at += step.length;
+            at = match (step.target.kind, number::plain(bytes, at)) {
+                (Kind::Float, Some((value, end))) => {
+                    cells.numbers[step.target.slot as usize] = value;
+                    // The next word compared tells whether the number ends here; so does the suffix.
+                    end
+                }
+                _ => other_value(bytes, at, end, step.target, values, cells)?,
+            };
+        }
+        if !bytes.get(at..)?.starts_with(&self.suffix) {
+            return None;
+        }
+        at += self.suffix.len();
+        let after_cr = at + usize::from(at < end && bytes[at] == b'\r');
+        if at > end || (after_cr != end && bytes[after_cr] != b'\n') {
+            return None;
+        }
+        self.misses = 0;
+        Some(after_cr)
+    }
+
+    fn rest_matches(&self, bytes: &[u8], at: usize, step: &Step) -> bool {
+        let rest = &self.bytes[step.rest.0 as usize..step.rest.1 as usize];
+        bytes.get(at..).is_some_and(|bytes| bytes.starts_with(rest))
+    }
+}
+
+/// Any value, by the strict parser's rules; it must lie inside the record, and be UTF-8.
+#[inline]
+fn other_value(
+    bytes: &[u8],
+    at: usize,
+    end: usize,
+    target: Target,
+    values: &mut Values,
+    cells: &mut Cells<'_>,
+) -> Option<usize> {
+    let value_end = values.value(&bytes[..end], at, target, cells).ok()?;
+    let value = bytes.get(at..value_end)?;
+    if !value.is_ascii() && std::str::from_utf8(value).is_err() {
+        return None;
+    }
+    Some(value_end)
+}

@@ -1,0 +1,265 @@
+//! Numbers as text: the JSON grammar, and values rounded correctly to f64.
+//!
+//! Short plain decimals are read eight digits at a time inside one machine word; mantissas up to 2^53
+//! with a small power of ten need one exact division (Clinger, "How to read floating point numbers
+//! accurately", 1990); whatever remains goes to fast-float2 (Lemire, 2021).
+
+const POW10: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22,
+];
+
+/// Integers of this size and below are exact in f64.
+const EXACT_MAX: u64 = 1 << 53;
+
+/// Bytes that [`plain`] may look at, whatever the number's length.
+const WINDOW: usize = 24;
+
+fn word(window: &[u8; WINDOW], at: usize) -> u64 {
+    // Three fixed windows keep the load free of bounds checks.
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&window[at..at + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+/// Marks (0x80) the bytes of `digits` that are no digit; `digits` is text xor `0x30`.
+#[inline(always)]
+fn not_digits(digits: u64) -> u64 {
+    (((digits & 0x7F7F_7F7F_7F7F_7F7F) + 0x7676_7676_7676_7676) | digits) & 0x8080_8080_8080_8080
+}
+
+/// The number that eight digits (values, not text; the first in the lowest byte) spell.
+#[inline(always)]
+fn eight(digits: u64) -> u64 {
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+    let high = (pairs & 0x0000_00FF_0000_00FF).wrapping_mul(0x000F_4240_0000_0064);
+    let low = ((pairs >> 16) & 0x0000_00FF_0000_00FF).wrapping_mul(0x0000_2710_0000_0001);
+    high.wrapping_add(low) >> 32
+}
+
+#[inline(always)]
+fn signed(mantissa: u64, decimals: usize, negative: usize) -> f64 {
+    let value = mantissa as i64 as f64 / POW10[decimals];
+    f64::from_bits(value.to_bits() | (negative as u64) << 63)
+}
+
+/// A plain decimal of at most 8 digits on each side of the point, at `bytes[at..]`: its value and its
+/// end. `None` says nothing: ask [`json`]. What follows the number is for the caller to check (an
+/// exponent or a further point is not part of it).
+#[inline(always)]
+pub(super) fn plain(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
+    let window: &[u8; WINDOW] = bytes.get(at..)?.first_chunk()?;
+    let negative = usize::from(window[0] == b'-');
+    let digits = word(window, negative) ^ 0x3030_3030_3030_3030;
+    let stops = not_digits(digits);
+    let whole = stops.trailing_zeros() as usize / 8;
+    if whole == 0 || (digits as u8 == 0 && whole > 1) {
+        return None;
+    }
+    let point = window[negative + whole] == b'.';
+    let later = stops & stops.wrapping_sub(1);
+    if point && later != 0 {
+        let length = later.trailing_zeros() as usize / 8;
+        if length == whole + 1 {
+            return None;
+        }
+        let below = (1u64 << (8 * whole)) - 1;
+        let joined = (digits & below) | ((digits >> 8) & !below);
+        let mantissa = eight(joined << (8 * (9 - length)));
+        return Some((signed(mantissa, length - 1 - whole, negative), at + negative + length));
+    }
+    if !point {
+        if whole == 8 && window[negative + 8].is_ascii_digit() {
+            return None;
+        }
+        let mantissa = eight(digits << (8 * (8 - whole)));
+        return Some((signed(mantissa, 0, negative), at + negative + whole));
+    }
+    plain_long(window, at, negative, whole, digits)
+}
+
+/// The rest of [`plain`]: whole part and decimals do not fit into one word together.
+#[inline(always)]
+fn plain_long(window: &[u8; WINDOW], at: usize, negative: usize, whole: usize, digits: u64) -> Option<(f64, usize)> {
+    let from = negative + whole + 1;
+    let decimals = word(window, from) ^ 0x3030_3030_3030_3030;
+    let count = not_digits(decimals).trailing_zeros() as usize / 8;
+    if count == 0 || (count == 8 && window[from + 8].is_ascii_digit()) {
+        return None;
+    }
+    const UNIT: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+    let mantissa = eight(digits << (8 * (8 - whole))) * UNIT[count] + eight(decimals << (8 * (8 - count)));
+    if mantissa > EXACT_MAX {
+        return None;
+    }
+    Some((signed(mantissa, count, negative), at + from + count))
+}
+
+/// A number by the grammar of JSON, and what it is worth.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Number {
+    /// The nearest f64; an infinity where it overflows.
+    pub value: f64,
+    /// One past its last byte.
+    pub end: usize,
+    /// True where it is written without point and exponent, and lies beyond ±2^53.
+    pub beyond_exact: bool,
+}
+
+/// The number at `bytes[at..]`, by the grammar of JSON (RFC 8259). The error is where it breaks off.
+pub(super) fn json(bytes: &[u8], at: usize) -> Result<Number, usize> {
+    let digit = |i: usize| bytes.get(i).is_some_and(u8::is_ascii_digit);
+    let negative = usize::from(bytes.get(at) == Some(&b'-'));
+    let first = at + negative;
+    let (mut mantissa, mut end) = (0u64, first);
+    while digit(end) {
+        mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(bytes[end] - b'0'));
+        end += 1;
+    }
+    let whole = end - first;
+    if whole == 0 || (whole > 1 && bytes[first] == b'0') {
+        return Err(if whole == 0 { end } else { first + 1 });
+    }
+    let (mut decimals, mut exponent) = (0, false);
+    if bytes.get(end) == Some(&b'.') {
+        let from = end + 1;
+        end = from;
+        while digit(end) {
+            mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(bytes[end] - b'0'));
+            end += 1;
+        }
+        decimals = end - from;
+        if decimals == 0 {
+            return Err(end);
+        }
+    }
+    let integer = decimals == 0;
+    if matches!(bytes.get(end), Some(b'e' | b'E')) {
+        end += 1;
+        end += usize::from(matches!(bytes.get(end), Some(b'+' | b'-')));
+        let from = end;
+        while digit(end) {
+            end += 1;
+        }
+        if end == from {
+            return Err(end);
+        }
+        exponent = true;
+    }
+    // Nineteen digits never overflow u64, so `mantissa` is what was written.
+    let exact = whole + decimals <= 19 && mantissa <= EXACT_MAX && !exponent;
+    if exact && decimals < POW10.len() {
+        return Ok(Number { value: signed(mantissa, decimals, negative), end, beyond_exact: false });
+    }
+    let value = fast_float2::parse::<f64, _>(&bytes[at..end]).map_err(|_| at)?;
+    let beyond_exact = integer && !exponent;
+    Ok(Number { value, end, beyond_exact })
+}
+
+/// A number as people and programs write it into CSV cells: also `+1`, `.5`, `5.`, `007`, `inf`, `NaN`.
+/// `cell` has no blanks around it. The flag is that of [`Number::beyond_exact`].
+pub(super) fn cell(cell: &[u8]) -> Option<(f64, bool)> {
+    if let Ok(number) = json(cell, 0)
+        && number.end == cell.len()
+    {
+        return Some((number.value, number.beyond_exact));
+    }
+    let unsigned = match cell {
+        [b'+', rest @ ..] if rest.first() != Some(&b'-') && rest.first() != Some(&b'+') => rest,
+        _ => cell,
+    };
+    let value: f64 = fast_float2::parse(unsigned).ok()?;
+    let digits = unsigned.iter().skip_while(|&&b| b == b'-' || b == b'0');
+    let beyond = digits.clone().all(u8::is_ascii_digit) && value.abs() >= EXACT_MAX as f64 && {
+        digits.clone().count() > 19 || digits.fold(0u64, |n, b| n.wrapping_mul(10) + u64::from(b - b'0')) > EXACT_MAX
+    };
+    Some((value, beyond))
+}
+
+/// True where `bytes` are one number by the grammar of JSON, and nothing else.
+pub(super) fn is_json(bytes: &[u8]) -> bool {
+    json(bytes, 0).is_ok_and(|number| number.end == bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn padded(text: &str) -> Vec<u8> {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.extend_from_slice(&[b','; WINDOW]);
+        bytes
+    }
+
+    #[test]
+    fn the_grammar_of_json() {
+        for good in
+            ["0", "-0", "1", "-1.5", "0.001", "1e5", "1E+5", "12345678.87654321", "1e999", "123456789012345678901"]
+        {
+            assert!(is_json(good.as_bytes()), "{good}");
+        }
+        for bad in ["", "-", "01", "-01", "1.", ".5", "1e", "1e+", "+1", "0x1", "1.e5", "NaN", "inf", "1 "] {
+            assert!(!is_json(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn plain_leaves_the_rest_to_the_caller() {
+        assert_eq!(plain(&padded("12e5"), 0), Some((12.0, 2)));
+        assert_eq!(plain(&padded("1.5.5"), 0), Some((1.5, 3)));
+        assert_eq!(plain(&padded("-0"), 0).map(|(v, _)| v.to_bits()), Some((-0.0f64).to_bits()));
+        for none in ["01", "-", "1.", "x", "123456789", "0.123456789", "-.5"] {
+            assert_eq!(plain(&padded(none), 0), None, "{none}");
+        }
+        assert_eq!(plain(b"1.5", 0), None);
+    }
+
+    #[test]
+    fn whole_numbers_beyond_exactness_are_told() {
+        let beyond = |s: &str| json(s.as_bytes(), 0).map(|n| n.beyond_exact);
+        assert_eq!(beyond("9007199254740992"), Ok(false));
+        assert_eq!(beyond("9007199254740993"), Ok(true));
+        assert_eq!(beyond("-9007199254740993"), Ok(true));
+        assert_eq!(cell(b"+9007199254740993"), Some((9007199254740992.0, true)));
+        assert_eq!(cell(b"+09007199254740992"), Some((9007199254740992.0, false)));
+        assert_eq!(cell(b"99999999999999999999999"), Some((1e23, true)));
+    }
+
+    #[test]
+    fn cells_are_read_leniently() {
+        for (text, value) in [("+1", 1.0), (".5", 0.5), ("5.", 5.0), ("007", 7.0), ("-inf", f64::NEG_INFINITY)] {
+            assert_eq!(cell(text.as_bytes()), Some((value, false)), "{text}");
+        }
+        assert!(cell(b"NaN").is_some_and(|(v, _)| v.is_nan()));
+        for bad in ["", "x", "1x", "+-1", "++1", "1,5", "--1"] {
+            assert_eq!(cell(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn values_are_those_of_the_standard_library(text in "-?(0|[1-9][0-9]{0,10})(\\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?") {
+            let expected: f64 = text.parse().expect("number");
+            let number = json(text.as_bytes(), 0).expect("grammar");
+            prop_assert_eq!(number.value.to_bits(), expected.to_bits());
+            prop_assert_eq!(number.end, text.len());
+            if let Some((value, end)) = plain(&padded(&text), 0) {
+                let part: f64 = text[..end].parse().expect("number");
+                prop_assert_eq!(value.to_bits(), part.to_bits());
+            }
+        }
+
+        #[test]
+        fn printed_floats_come_back(value in any::<f64>().prop_filter("finite", |v| v.is_finite())) {
+            let text = format!("{value:?}");
+            prop_assert_eq!(json(text.as_bytes(), 0).expect("grammar").value.to_bits(), value.to_bits());
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..40), at in 0usize..40) {
+            let _ = (plain(&bytes, at), json(&bytes, at), cell(&bytes));
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! The journal: a lane's log of decisions, one record a commit. The commit of a record is the sole
 //! point of truth; a checkpoint is a cache of what it leads to.
 
+pub mod kafka;
+
 use crate::error::Result;
 use crate::sink::OutputLength;
 use crate::source::Position;

@@ -1,5 +1,7 @@
 //! Sinks: where predictions and dead letters go.
 
+pub mod kafka;
+
 use crate::batch::Outbox;
 use crate::error::Result;
 

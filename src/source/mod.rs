@@ -1,5 +1,7 @@
 //! Sources: where events come from. Bytes and offsets only; nothing here knows what a row means.
 
+pub mod kafka;
+
 use crate::batch::Block;
 use crate::error::Result;
 use std::time::Duration;

@@ -17,6 +17,7 @@ pub mod encode;
 pub mod engine;
 pub mod error;
 pub mod journal;
+pub mod kafka;
 pub mod metrics;
 pub mod model;
 pub mod pipeline;

@@ -187,13 +187,15 @@ impl Pipeline {
         if let Some(field) = schema.features().find(|f| f.missing == Missing::Keep)
             && !model.routes_nan()
         {
-            return Err(Fault::misuse(format!("schema.fields.{}: missing = \"keep\" with a model that cannot route NaN", field.name))
-                .hint("use \"impute\", \"zero\" or \"reject\""));
+            return Err(Fault::misuse(format!(
+                "schema.fields.{}: missing = \"keep\" with a model that cannot route NaN",
+                field.name
+            ))
+            .hint("use \"impute\", \"zero\" or \"reject\""));
         }
         if let Some((name, _)) = layout.tokens.first() {
-            return Err(Fault::misuse(format!("the category or text {name:?} reaches the model")).hint(
-                "add a step that turns it into numbers (one-hot, hash), or drop it (drop, or schema.ignore)",
-            ));
+            return Err(Fault::misuse(format!("the category or text {name:?} reaches the model"))
+                .hint("add a step that turns it into numbers (one-hot, hash), or drop it (drop, or schema.ignore)"));
         }
         let weight = schema.role(Role::Weight).and_then(|f| match f.slot {
             Slot::Number(i) => Some((i, schema.index_of(&f.name)? as u16)),
@@ -202,7 +204,22 @@ impl Pipeline {
         let (task, hash) = (model.task(), artifact::content_hash(json!(spec).to_string().as_bytes()));
         let (row, scratch) = Default::default();
         let (classes, golden) = Default::default();
-        Ok(Pipeline { spec, schema, fill, steps, model, task, label, weight, classes, learned: 0, golden, hash, row, scratch })
+        Ok(Pipeline {
+            spec,
+            schema,
+            fill,
+            steps,
+            model,
+            task,
+            label,
+            weight,
+            classes,
+            learned: 0,
+            golden,
+            hash,
+            row,
+            scratch,
+        })
     }
 
     /// The schema of the events.

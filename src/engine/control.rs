@@ -66,12 +66,12 @@ impl Control {
         let candidate = Pipeline::from_bytes(bytes).map_err(|f| f.at(origin))?;
         let (version, hash) = (candidate.version().to_string(), candidate.hash().to_string());
         let base = self.home.artifacts.get(&self.home.lineage.base)?;
-        let base = base.ok_or_else(|| Fault::corruption("the lineage's first pipeline is missing in the state directory"))?;
+        let base =
+            base.ok_or_else(|| Fault::corruption("the lineage's first pipeline is missing in the state directory"))?;
         super::lane::check_fits(&Pipeline::from_bytes(&base)?, &candidate)?;
         self.home.artifacts.put(&hash, bytes)?;
-        let mut answer = self.all(|done| {
-            Ok(Order::Swap(Box::new(Pipeline::from_bytes(bytes)?), origin.to_string(), done))
-        })?;
+        let mut answer =
+            self.all(|done| Ok(Order::Swap(Box::new(Pipeline::from_bytes(bytes)?), origin.to_string(), done)))?;
         answer["version"] = json!(version);
         Ok(answer)
     }
@@ -81,7 +81,8 @@ impl Control {
         let orders: Result<Vec<Order>> = self.orders.iter().map(|_| order(done.clone())).collect();
         drop(done);
         for (lane, order) in self.orders.iter().zip(orders?) {
-            lane.send(order).map_err(|_| Fault::environment("the lane has ended").hint("look at `millstream ctl status`"))?;
+            lane.send(order)
+                .map_err(|_| Fault::environment("the lane has ended").hint("look at `millstream ctl status`"))?;
         }
         let deadline = Instant::now() + self.timeout;
         let mut lanes: Vec<(u32, u64)> = Vec::new();

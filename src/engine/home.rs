@@ -61,7 +61,8 @@ impl Home {
         let path = dir.join("lineage.json");
         let known = match std::fs::read(&path) {
             Ok(text) => Some(serde_json::from_slice::<Lineage>(&text).map_err(|e| {
-                Fault::corruption(format!("{}: {e}", path.display())).hint("restore it, or start over with --new-lineage")
+                Fault::corruption(format!("{}: {e}", path.display()))
+                    .hint("restore it, or start over with --new-lineage")
             })?),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(Fault::io(path.display(), &e)),
@@ -97,8 +98,10 @@ fn lock(dir: &Path) -> Result<File> {
     })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Fault::environment(format!("{}: another daemon uses this state directory", dir.display()))
-            .hint("stop it, or give this one a state_dir of its own")),
+        Err(TryLockError::WouldBlock) => {
+            Err(Fault::environment(format!("{}: another daemon uses this state directory", dir.display()))
+                .hint("stop it, or give this one a state_dir of its own"))
+        }
         Err(TryLockError::Error(e)) => Err(Fault::io(path.display(), &e)),
     }
 }

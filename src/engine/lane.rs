@@ -276,7 +276,9 @@ pub fn check_fits(running: &Pipeline, candidate: &Pipeline) -> Result<()> {
     }
     let differs = a.fields.iter().zip(&b.fields).find(|(x, y)| x.name != y.name || x.ty != y.ty || x.role != y.role);
     let what = match differs {
-        Some((x, y)) => format!("field {:?} ({}) where the running schema has {:?} ({})", y.name, y.ty.name(), x.name, x.ty.name()),
+        Some((x, y)) => {
+            format!("field {:?} ({}) where the running schema has {:?} ({})", y.name, y.ty.name(), x.name, x.ty.name())
+        }
         None => format!("{} fields where the running schema has {}", b.fields.len(), a.fields.len()),
     };
     Err(Fault::misuse(format!("the candidate's schema does not fit: {what}"))

@@ -76,7 +76,8 @@ impl LanePublisher {
             if let Some(error) = status.checkpoint.error.take() {
                 tracing::info!(lane = status.lane, "checkpoints succeed again (before: {error})");
             }
-            status.checkpoint = CheckpointStatus { seq: Some(seq), taken_at_ms: Some(now_ms()), path: Some(path), error: None };
+            status.checkpoint =
+                CheckpointStatus { seq: Some(seq), taken_at_ms: Some(now_ms()), path: Some(path), error: None };
         });
     }
 

@@ -221,7 +221,8 @@ impl Engine {
     pub fn wait(mut self) -> Result<Summary> {
         let mut first = None;
         for lane in &mut self.lanes {
-            let outcome = lane.thread.take().map(|t| t.join().unwrap_or_else(|_| Err(Fault::internal("a lane panicked"))));
+            let outcome =
+                lane.thread.take().map(|t| t.join().unwrap_or_else(|_| Err(Fault::internal("a lane panicked"))));
             if let Some(Err(fault)) = outcome {
                 first.get_or_insert(fault);
             }
@@ -328,7 +329,8 @@ impl Seat {
             Archive { store: &store, artifacts: &self.home.artifacts, base: &lineage.base, lineage: &lineage.lineage };
         let heartbeat = self.health.lane(lane as usize);
         let make = |pipeline, at: Option<&_>| wire::core(config, lane, &lineage.lineage, &self.metrics, pipeline, at);
-        let recovered = recover(ends.source.source(), ends.journal.as_mut(), &archive, &make, &mut |_, _| heartbeat.busy())?;
+        let recovered =
+            recover(ends.source.source(), ends.journal.as_mut(), &archive, &make, &mut |_, _| heartbeat.busy())?;
         self.tell_recovery(&recovered);
         let Recovered { mut core, tail, .. } = recovered;
         core.set_learn(config.learn.enabled);

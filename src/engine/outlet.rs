@@ -69,13 +69,29 @@ impl FarEnd {
     ) -> FarEnd {
         let now_ns = crate::batch::now_ns;
         let (trimmed, waiting) = Default::default();
-        FarEnd { sink, journal, visible_at_commit, journal_optional, metrics, publisher, jobs, trim_before, now_ns, trimmed, waiting }
+        FarEnd {
+            sink,
+            journal,
+            visible_at_commit,
+            journal_optional,
+            metrics,
+            publisher,
+            jobs,
+            trim_before,
+            now_ns,
+            trimmed,
+            waiting,
+        }
     }
 
     fn write(&mut self, outbox: &Outbox, inputs: &InputNames) -> Result<()> {
         self.sink.write(outbox, inputs)?;
         let encoded = (outbox.read_at_ns, outbox.predictions);
-        if self.visible_at_commit { self.waiting.push(encoded) } else { self.published(encoded) }
+        if self.visible_at_commit {
+            self.waiting.push(encoded)
+        } else {
+            self.published(encoded)
+        }
         Ok(())
     }
 
@@ -247,7 +263,9 @@ impl Outlet {
             Outlet::Inline(..) => Ok(()),
             Outlet::Threaded { to, thread, .. } => {
                 drop(to.take());
-                thread.take().map_or(Ok(()), |t| t.join().unwrap_or_else(|_| Err(Fault::internal("the sink's thread panicked"))))
+                thread
+                    .take()
+                    .map_or(Ok(()), |t| t.join().unwrap_or_else(|_| Err(Fault::internal("the sink's thread panicked"))))
             }
         }
     }

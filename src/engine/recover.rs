@@ -61,8 +61,11 @@ pub fn recover(
         return Ok(Recovered { core, tail: None, replayed: 0, lost_learned: 0, from: None });
     };
     if tail.lineage != archive.lineage {
-        return Err(Fault::misuse(format!("the journal is of lineage {}, the state directory of {}", tail.lineage, archive.lineage))
-            .hint("point state_dir at the state that belongs to the journal, or start over with --new-lineage"));
+        return Err(Fault::misuse(format!(
+            "the journal is of lineage {}, the state directory of {}",
+            tail.lineage, archive.lineage
+        ))
+        .hint("point state_dir at the state that belongs to the journal, or start over with --new-lineage"));
     }
     let mut numbers: Vec<Option<u64>> = archive.store.checkpoints()?.into_iter().map(Some).collect();
     numbers.retain(|n| n.is_some_and(|n| n <= tail.number));
@@ -80,7 +83,8 @@ pub fn recover(
             Err(fault) => return Err(fault),
         }
     }
-    Err(last.unwrap_or_else(|| Fault::corruption("no checkpoint is there"))
+    Err(last
+        .unwrap_or_else(|| Fault::corruption("no checkpoint is there"))
         .hint("restore the state directory from a copy, or start over with --new-lineage"))
 }
 
@@ -122,30 +126,44 @@ fn attempt(
         core = make(pipeline, Some(tail))?;
     }
     core.jump_to(tail)?;
-    Ok(Recovered { core, tail: Some(tail.clone()), replayed: 0, lost_learned: tail.learned.saturating_sub(learned), from })
+    Ok(Recovered {
+        core,
+        tail: Some(tail.clone()),
+        replayed: 0,
+        lost_learned: tail.learned.saturating_sub(learned),
+        from,
+    })
 }
 
 /// Takes a record's runs and swaps again, and compares what comes out with what was recorded.
 ///
 /// # Errors
 /// Corruption, where the digest differs; Environment, where the events are gone.
-pub fn replay_record(core: &mut LaneCore, record: &JournalRecord, source: &mut dyn Source, archive: &Archive<'_>) -> Result<()> {
+pub fn replay_record(
+    core: &mut LaneCore,
+    record: &JournalRecord,
+    source: &mut dyn Source,
+    archive: &Archive<'_>,
+) -> Result<()> {
     core.set_learn(!record.frozen);
     let mut swaps = record.swaps.iter().peekable();
-    let mut from: Vec<Position> = record
-        .inputs
-        .iter()
-        .map(|input| core.ledger.positions().get(input).copied().unwrap_or_default())
-        .collect();
+    let mut from: Vec<Position> =
+        record.inputs.iter().map(|input| core.ledger.positions().get(input).copied().unwrap_or_default()).collect();
     let mut block = Block::default();
     for run in &record.runs {
         let input = run.input as usize;
-        let name = record.inputs.get(input).ok_or_else(|| Fault::corruption(format!("journal record {}: run of input {input}", record.number)))?;
+        let name = record
+            .inputs
+            .get(input)
+            .ok_or_else(|| Fault::corruption(format!("journal record {}: run of input {input}", record.number)))?;
         while from[input].offset < run.end {
             block.clear();
             if source.read_run(name, from[input], run.end, &mut block)? != Polled::Filled {
-                return Err(Fault::environment(format!("{name}: events {} to {} are gone", from[input].offset, run.end))
-                    .hint("bring the input back as it was, or start over with --new-lineage"));
+                return Err(Fault::environment(format!(
+                    "{name}: events {} to {} are gone",
+                    from[input].offset, run.end
+                ))
+                .hint("bring the input back as it was, or start over with --new-lineage"));
             }
             name_inputs(core, source, &block);
             replay_block(core, &block, &mut swaps, archive)?;
@@ -195,7 +213,10 @@ fn apply_due(
         let at = if entry.rollback { core.roll_back() } else { core.swap_in(archive.load(&entry.artifact)?) };
         let at = at.map_err(|f| Fault::corruption(format!("swap {}: {f}", entry.swap)))?;
         if at != entry.seq || core.swap() != entry.swap {
-            return Err(Fault::corruption(format!("swap {} was in force from event {} on, not {at}", entry.swap, entry.seq)));
+            return Err(Fault::corruption(format!(
+                "swap {} was in force from event {} on, not {at}",
+                entry.swap, entry.seq
+            )));
         }
     }
     Ok(())
@@ -217,7 +238,8 @@ impl Archive<'_> {
     /// Corruption, where it is gone or damaged.
     pub fn load(&self, hash: &str) -> Result<Pipeline> {
         let bytes = self.artifacts.get(hash)?;
-        let bytes = bytes.ok_or_else(|| Fault::corruption(format!("artifact {hash} is missing in the state directory")))?;
+        let bytes =
+            bytes.ok_or_else(|| Fault::corruption(format!("artifact {hash} is missing in the state directory")))?;
         if artifact::content_hash(&bytes) != hash {
             return Err(Fault::corruption(format!("artifact {hash} in the state directory is damaged")));
         }
@@ -227,9 +249,13 @@ impl Archive<'_> {
     fn checkpoint(&self, number: u64) -> Result<(Pipeline, JournalRecord)> {
         let name = checkpoint_name(number);
         let bytes = self.store.get(&name)?.ok_or_else(|| Fault::corruption(format!("{name} is gone")))?;
-        let (pipeline, record) = load_checkpoint(&bytes).map_err(|f| Fault { class: Class::Corruption, ..f.at(&name) })?;
+        let (pipeline, record) =
+            load_checkpoint(&bytes).map_err(|f| Fault { class: Class::Corruption, ..f.at(&name) })?;
         if record.lineage != self.lineage || record.number != number {
-            return Err(Fault::corruption(format!("{name} belongs to lineage {}, record {}", record.lineage, record.number)));
+            return Err(Fault::corruption(format!(
+                "{name} belongs to lineage {}, record {}",
+                record.lineage, record.number
+            )));
         }
         Ok((pipeline, record))
     }
@@ -239,7 +265,8 @@ impl Archive<'_> {
         let name = previous_name(swap);
         let Some(bytes) = self.store.get(&name)? else { return Ok(None) };
         let (manifest, state) = artifact::decode(&bytes).map_err(|f| f.at(&name))?;
-        let manifest: Manifest = serde_json::from_value(manifest).map_err(|e| Fault::corruption(format!("{name}: {e}")))?;
+        let manifest: Manifest =
+            serde_json::from_value(manifest).map_err(|e| Fault::corruption(format!("{name}: {e}")))?;
         let mut pipeline = Pipeline::restore(&manifest, &state).map_err(|f| f.at(&name))?;
         if let Some(hash) = manifest.provenance["hash"].as_str() {
             pipeline.set_hash(hash);

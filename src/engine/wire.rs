@@ -196,7 +196,8 @@ pub fn open(config: &Config, lane: u32, lineage: &str, dir: &Path, socket: Optio
             SourceEnd::Reads(Box::new(FileSource::new(options)?))
         }
         (SourceKind::Rate { generator, rate, events, seed, features, drift_events }, ..) => {
-            let options = RateOptions::new(generator, *rate, *events, *seed, *features, *drift_events, lane, config.lanes, read)?;
+            let options =
+                RateOptions::new(generator, *rate, *events, *seed, *features, *drift_events, lane, config.lanes, read)?;
             SourceEnd::Reads(Box::new(RateSource::new(options)))
         }
         (SourceKind::Kafka { .. } | SourceKind::Socket { .. }, ..) => {

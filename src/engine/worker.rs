@@ -114,7 +114,11 @@ impl Worker {
                 self.obey(order, &mut paused, &mut clocks)?;
             }
             let wait = self.until_due(&clocks);
-            match if paused { self.rest(&mut block, &mut names, wait)? } else { self.intake.next(&mut block, &mut names, wait)? } {
+            match if paused {
+                self.rest(&mut block, &mut names, wait)?
+            } else {
+                self.intake.next(&mut block, &mut names, wait)?
+            } {
                 Polled::Filled => {
                     heartbeat.busy();
                     self.take(&block, &names)?;
@@ -144,7 +148,9 @@ impl Worker {
     /// One block, from its bytes to the outbox.
     fn take(&mut self, block: &Block, names: &Arc<InputNames>) -> Result<()> {
         let taken_ns = crate::batch::now_ns();
-        if self.core.names.len() != names.len() || !self.core.names.iter().zip(names.iter()).all(|(a, b)| Arc::ptr_eq(a, b)) {
+        if self.core.names.len() != names.len()
+            || !self.core.names.iter().zip(names.iter()).all(|(a, b)| Arc::ptr_eq(a, b))
+        {
             self.core.names.clone_from(names);
         }
         let mut outbox = self.outlet.outbox()?;
@@ -179,8 +185,8 @@ impl Worker {
     fn keep_up(&mut self, clocks: &mut Clocks) -> Result<()> {
         let now = Instant::now();
         let fresh = self.core.seq() - clocks.committed_seq;
-        let checkpoint_due = now - clocks.checkpointed >= self.tuning.checkpoint_interval
-            && self.core.seq() > clocks.checkpointed_seq;
+        let checkpoint_due =
+            now - clocks.checkpointed >= self.tuning.checkpoint_interval && self.core.seq() > clocks.checkpointed_seq;
         if checkpoint_due {
             let job = WithCheckpoint::default();
             self.commit(Some(job), Vec::new(), clocks)?;
@@ -273,9 +279,7 @@ impl Worker {
         let swap = self.core.swap();
         let current = VersionStatus { version, swap, origin, since_seq: seq };
         self.before = Some(std::mem::replace(&mut self.current, current));
-        tracing::info!(
-            lane = self.core.lane(), seq, swap, version = self.current.version.as_str(), "version in force"
-        );
+        tracing::info!(lane = self.core.lane(), seq, swap, version = self.current.version.as_str(), "version in force");
         self.publisher.version(self.current.clone(), self.before.clone());
         if let Some(previous) = self.core.previous() {
             let hash = json!({ "hash": previous.hash() });

@@ -88,11 +88,8 @@ impl FileJournal {
             }
         }
         let path = self.dir.join(format!("{number:020}.journal"));
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(|e| Fault::io(path.display(), &e))?;
+        let file =
+            OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Fault::io(path.display(), &e))?;
         crate::checkpoint::sync_dir(&self.dir)?;
         Ok((file, 0))
     }
@@ -137,7 +134,11 @@ impl Journal for FileJournal {
             }
             for record in parse_segment(path)?.0 {
                 if records.last().is_some_and(|last| last.number + 1 != record.number) {
-                    return Err(Fault::corruption(format!("{}: record {} is missing", path.display(), record.number - 1)));
+                    return Err(Fault::corruption(format!(
+                        "{}: record {} is missing",
+                        path.display(),
+                        record.number - 1
+                    )));
                 }
                 if record.number >= from {
                     records.push(record);

@@ -2,6 +2,7 @@
 //! point of truth; a checkpoint is a cache of what it leads to.
 
 pub mod file;
+pub mod kafka;
 
 use crate::error::Result;
 use crate::sink::OutputLength;

@@ -3,6 +3,7 @@
 pub mod console;
 pub mod dead_letter;
 pub mod file;
+pub mod kafka;
 pub mod none;
 
 use crate::batch::Outbox;

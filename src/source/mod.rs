@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod frame;
+pub mod kafka;
 pub mod socket;
 
 use crate::batch::Block;

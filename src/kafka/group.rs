@@ -1,0 +1,360 @@
+//! The group consumer: it subscribes to the journal topic, so that the group's protocol hands out lanes.
+//!
+//! One a process, brokers, group and node name, shared by the lanes; a thread of its own polls it, so that a
+//! lane that recovers for long stays a member. A lane holds a [`Claim`]: valid as long as its journal
+//! partition was never taken away, not even if it came back.
+
+use super::topics::{TopicShape, config, ensure};
+use super::{BROKER_TIMEOUT, KafkaOptions};
+use crate::error::{Fault, Result};
+use rdkafka::ClientContext;
+use rdkafka::client::Client;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata, Rebalance};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often the topics are looked at for new partitions.
+const METADATA_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What the group has decided so far.
+#[derive(Debug, Default)]
+struct Assigned {
+    lanes: BTreeSet<u32>,
+    /// How many times each lane was taken away.
+    taken: HashMap<u32, u64>,
+    /// Why this member can't go on, where it can't.
+    dead: Option<String>,
+    /// Partitions of the input topics, as last seen.
+    partitions: HashMap<String, i32>,
+}
+
+/// State shared with the callbacks.
+#[derive(Debug, Default)]
+struct Shared {
+    assigned: Mutex<Assigned>,
+    changed: Condvar,
+    stop: AtomicBool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Assigned> {
+        self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct GroupContext(Arc<Shared>);
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, _fac: &str, message: &str) {
+        log_line(level as i32, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "millstream::kafka", "group: {error}: {reason}");
+        let code = error.rdkafka_error_code();
+        if matches!(code, Some(RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::Fatal)) {
+            self.0.lock().dead = Some(reason.to_string());
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(list) = rebalance {
+            let mut assigned = self.0.lock();
+            for element in list.elements() {
+                let lane = element.partition() as u32;
+                assigned.lanes.remove(&lane);
+                *assigned.taken.entry(lane).or_default() += 1;
+            }
+            self.0.changed.notify_all();
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(list) => {
+                // The group only hands out lanes; the journal is read by others.
+                if let Err(error) = consumer.pause(list) {
+                    tracing::debug!(target: "millstream::kafka", "group: {error}");
+                }
+                self.0.lock().lanes.extend(list.elements().iter().map(|e| e.partition() as u32));
+            }
+            Rebalance::Revoke(_) => {}
+            Rebalance::Error(error) => tracing::warn!(target: "millstream::kafka", "group: rebalance: {error}"),
+        }
+        self.0.changed.notify_all();
+    }
+}
+
+/// A line of the client library, at a level of syslog.
+pub(crate) fn log_line(level: i32, message: &str) {
+    match level {
+        ..=3 => tracing::warn!(target: "millstream::kafka", "{message}"),
+        4 => tracing::info!(target: "millstream::kafka", "{message}"),
+        _ => tracing::debug!(target: "millstream::kafka", "{message}"),
+    }
+}
+
+/// This daemon's membership in a group.
+pub struct KafkaGroup {
+    consumer: Arc<BaseConsumer<GroupContext>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Brokers, group and node name.
+type GroupKey = (String, String, String);
+
+fn registry() -> &'static Mutex<HashMap<GroupKey, Weak<KafkaGroup>>> {
+    static GROUPS: OnceLock<Mutex<HashMap<GroupKey, Weak<KafkaGroup>>>> = OnceLock::new();
+    GROUPS.get_or_init(Mutex::default)
+}
+
+impl KafkaGroup {
+    /// Joins the group, or finds this process's membership in it. Makes the journal's topic if it is missing.
+    ///
+    /// # Errors
+    /// Misuse, where the journal has another number of lanes. Environment, where no broker answers.
+    pub fn join(options: &KafkaOptions) -> Result<Arc<KafkaGroup>> {
+        if options.lane >= options.lanes {
+            return Err(Fault::misuse(format!("there is no lane {} of {}", options.lane, options.lanes)));
+        }
+        let key = (options.brokers.clone(), options.group.clone(), options.node_name.clone());
+        // Held while joining, so that the lanes of a process make one member.
+        let mut groups = registry().lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(group) = groups.get(&key).and_then(Weak::upgrade) {
+            return Ok(group);
+        }
+        let group = Arc::new(KafkaGroup::new(options)?);
+        group.check_journal(options)?;
+        let topic = options.journal_topic();
+        group
+            .consumer
+            .subscribe(&[&topic])
+            .map_err(|e| Fault::environment(format!("the group \"{}\" could not be joined: {e}", options.group)))?;
+        groups.retain(|_, group| group.strong_count() > 0);
+        groups.insert(key, Arc::downgrade(&group));
+        Ok(group)
+    }
+
+    fn new(options: &KafkaOptions) -> Result<KafkaGroup> {
+        let mut own = vec![
+            ("group.id", options.group.as_str()),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "latest"),
+            ("session.timeout.ms", "10000"),
+            ("heartbeat.interval.ms", "1000"),
+            ("queued.max.messages.kbytes", "1024"),
+            ("allow.auto.create.topics", "false"),
+        ];
+        if !options.node_name.is_empty() {
+            own.push(("group.instance.id", &options.node_name));
+        }
+        let shared = Arc::new(Shared::default());
+        let consumer: Arc<BaseConsumer<GroupContext>> = Arc::new(
+            config(&options.client_properties(&own)?)
+                .create_with_context(GroupContext(Arc::clone(&shared)))
+                .map_err(|e| super::producer::refused(&e))?,
+        );
+        let (polled, state, topics) = (Arc::clone(&consumer), Arc::clone(&shared), options.topics.clone());
+        let thread = std::thread::Builder::new()
+            .name("kafka-group".into())
+            .spawn(move || attend(&polled, &state, &topics))
+            .map_err(|e| Fault::io("the group's thread could not be started", &e))?;
+        Ok(KafkaGroup { consumer, shared, thread: Some(thread) })
+    }
+
+    fn check_journal(&self, options: &KafkaOptions) -> Result<()> {
+        let topic = options.journal_topic();
+        let config = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+        let shape = ensure(self, options, &topic, options.lanes as i32, -1, &config)?;
+        if shape.partitions as u32 != options.lanes {
+            return Err(Fault::misuse(format!(
+                "the journal \"{topic}\" was made for {} lanes, and lanes = {}",
+                shape.partitions, options.lanes
+            ))
+            .hint("the number of lanes belongs to the past of a group: set it back, or use another group"));
+        }
+        Ok(())
+    }
+
+    /// The shape of a topic; `None` where it doesn't exist.
+    ///
+    /// # Errors
+    /// Environment, where no broker answers.
+    pub fn shape(&self, topic: &str) -> Result<Option<TopicShape>> {
+        shape(self.consumer.client(), topic)
+    }
+
+    /// The shapes of the input topics.
+    ///
+    /// # Errors
+    /// Environment, where no broker answers or a topic doesn't exist.
+    pub fn input_shapes(&self, topics: &[String]) -> Result<Vec<TopicShape>> {
+        let missing = |topic: &str| {
+            Fault::environment(format!("the topic \"{topic}\" doesn't exist")).hint("make it, or correct source.topics")
+        };
+        topics.iter().map(|topic| self.shape(topic)?.ok_or_else(|| missing(topic))).collect()
+    }
+
+    /// Partitions of an input topic, as last seen by the group's thread.
+    pub fn partitions_seen(&self, topic: &str) -> Option<i32> {
+        self.shared.lock().partitions.get(topic).copied()
+    }
+
+    /// Fresh metadata of the membership: what a transaction shows the coordinator with its offsets.
+    ///
+    /// # Errors
+    /// Environment, where there is no membership.
+    pub fn metadata(&self) -> Result<ConsumerGroupMetadata> {
+        self.consumer.group_metadata().ok_or_else(|| Fault::environment("this daemon is no member of its group"))
+    }
+
+    /// The consumer: for commits outside a transaction.
+    pub(crate) fn commit(&self, offsets: &rdkafka::TopicPartitionList) -> Result<(), KafkaError> {
+        self.consumer.commit(offsets, rdkafka::consumer::CommitMode::Sync)
+    }
+}
+
+impl Drop for KafkaGroup {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::warn!(target: "millstream::kafka", "the group's thread panicked");
+        }
+    }
+}
+
+/// The shape of a topic by a client that doesn't create what it asks for.
+fn shape<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<Option<TopicShape>> {
+    let deadline = Instant::now() + BROKER_TIMEOUT;
+    loop {
+        let metadata = client
+            .fetch_metadata(Some(topic), BROKER_TIMEOUT)
+            .map_err(|e| Fault::environment(format!("no broker answers for the topic \"{topic}\": {e}")))?;
+        let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None if !found.partitions().is_empty() => {
+                let replication = found.partitions()[0].replicas().len().max(1) as i32;
+                let partitions = found.partitions().len() as i32;
+                return Ok(Some(TopicShape { topic: topic.to_string(), partitions, replication }));
+            }
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
+            Some(code @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic)) => {
+                return Err(Fault::environment(format!("the topic \"{topic}\": {code}")));
+            }
+            other if Instant::now() > deadline => {
+                return Err(Fault::environment(format!("the topic \"{topic}\" has no usable metadata: {other:?}")));
+            }
+            _ => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// The group's thread: serves rebalances, and looks for partitions that were added.
+fn attend(consumer: &BaseConsumer<GroupContext>, shared: &Shared, topics: &[String]) {
+    let mut looked = Instant::now();
+    while !shared.stop.load(Ordering::Relaxed) {
+        if let Some(Err(error)) = consumer.poll(Duration::from_millis(100)) {
+            tracing::debug!(target: "millstream::kafka", "group: {error}");
+            if let KafkaError::MessageConsumptionFatal(code) = error {
+                shared.lock().dead = Some(code.to_string());
+                shared.changed.notify_all();
+            }
+        }
+        if looked.elapsed() < METADATA_INTERVAL {
+            continue;
+        }
+        looked = Instant::now();
+        for topic in topics {
+            if let Ok(metadata) = consumer.fetch_metadata(Some(topic), Duration::from_secs(1))
+                && let Some(found) = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none())
+            {
+                shared.lock().partitions.insert(topic.clone(), found.partitions().len() as i32);
+            }
+        }
+    }
+}
+
+/// A lane's hold on its partition of the journal.
+pub struct Claim {
+    group: Arc<KafkaGroup>,
+    lane: u32,
+    taken: u64,
+}
+
+impl Claim {
+    /// Waits until the group hands the lane to this daemon.
+    ///
+    /// # Errors
+    /// Environment, where it doesn't within `wait`, or this daemon was shut out of the group.
+    pub fn wait(group: &Arc<KafkaGroup>, lane: u32, wait: Duration) -> Result<Arc<Claim>> {
+        let deadline = Instant::now() + wait;
+        let mut assigned = group.shared.lock();
+        loop {
+            if let Some(reason) = &assigned.dead {
+                return Err(shut_out(lane, reason));
+            }
+            if assigned.lanes.contains(&lane) {
+                let taken = assigned.taken.get(&lane).copied().unwrap_or(0);
+                drop(assigned);
+                return Ok(Arc::new(Claim { group: Arc::clone(group), lane, taken }));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Fault::environment(format!(
+                    "lane {lane} was not handed to this daemon within {} s",
+                    wait.as_secs()
+                ))
+                .hint("another daemon of the group holds it, or the group's coordinator doesn't answer"));
+            }
+            assigned = group.shared.changed.wait_timeout(assigned, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Fails where the lane was taken away since.
+    ///
+    /// # Errors
+    /// Environment: "lane N was taken by another daemon".
+    pub fn check(&self) -> Result<()> {
+        let assigned = self.group.shared.lock();
+        if let Some(reason) = &assigned.dead {
+            return Err(shut_out(self.lane, reason));
+        }
+        if !assigned.lanes.contains(&self.lane) || assigned.taken.get(&self.lane).copied().unwrap_or(0) != self.taken {
+            return Err(taken(self.lane));
+        }
+        Ok(())
+    }
+
+    /// The membership behind the claim.
+    pub fn group(&self) -> &KafkaGroup {
+        &self.group
+    }
+
+    /// The lane.
+    pub fn lane(&self) -> u32 {
+        self.lane
+    }
+}
+
+/// The fault of a lane that has another owner.
+pub(crate) fn taken(lane: u32) -> Fault {
+    Fault::environment(format!("lane {lane} was taken by another daemon"))
+        .hint("its new owner goes on from the last commit; this one may ask for the lane again")
+}
+
+fn shut_out(lane: u32, reason: &str) -> Fault {
+    taken(lane).hint(format!("this daemon was shut out of its group: {reason}; is its node.name used twice?"))
+}

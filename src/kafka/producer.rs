@@ -1,0 +1,464 @@
+//! The producer that a lane's sink and journal share, its transactions, and the classes of their errors.
+//!
+//! One transactional producer a lane, drained before the offsets are sent. Waiting is done here and not by the
+//! wrapper's `flush`, which polls in steps of a tenth of a second: with it a commit takes 100 ms longer.
+
+use super::topics::config;
+use super::{BROKER_TIMEOUT, KafkaOptions};
+use crate::error::{Fault, Result};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
+use rdkafka::{Message, TopicPartitionList};
+use rdkafka_sys as sys;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a transaction may stay open before the broker aborts it. Also the time that a message may take.
+const TRANSACTION_TIMEOUT_MS: u32 = 60_000;
+
+/// How long one call of the transaction protocol may take before it is tried again.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a commit is tried before its outcome counts as unknown.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Keeps the first delivery that failed.
+#[derive(Default)]
+struct Deliveries {
+    failed: Mutex<Option<String>>,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, _: &str, message: &str) {
+        super::group::log_line(level as i32, message);
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "millstream::kafka", "producer: {error}: {reason}");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, message)) = result {
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.get_or_insert_with(|| format!("{}/{}: {error}", message.topic(), message.partition()));
+        }
+    }
+}
+
+/// A producer and the handles of the topics that it writes to.
+struct Client {
+    producer: BaseProducer<Deliveries>,
+    topics: Vec<(String, *mut sys::rd_kafka_topic_t)>,
+}
+
+// The C client and its topic handles are thread safe.
+unsafe impl Send for Client {}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        for (_, handle) in self.topics.drain(..) {
+            // SAFETY: made by rd_kafka_topic_new of this producer, which is dropped after this.
+            unsafe { sys::rd_kafka_topic_destroy(handle) };
+        }
+    }
+}
+
+/// Why a transaction did not commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Broken {
+    /// It was aborted: nothing of it is visible, ever.
+    Aborted(String),
+    /// Another producer of the same lane has taken over.
+    Fenced,
+    /// Whether it committed isn't known; the old producer is gone and its outcome is settled by now.
+    Unknown(String),
+}
+
+/// The producer of a lane.
+pub struct LaneProducer {
+    options: KafkaOptions,
+    state: Mutex<State>,
+}
+
+struct State {
+    client: Option<Client>,
+    /// A transaction is open.
+    open: bool,
+    /// Another producer took over: no new one is made, it would fence the rightful one.
+    fenced: bool,
+}
+
+impl LaneProducer {
+    /// Connects; exactly-once: fences the lane's last owner and aborts what it left open.
+    ///
+    /// # Errors
+    /// Misuse, naming a property that is refused. Environment, where no broker answers.
+    pub fn open(options: &KafkaOptions) -> Result<Arc<LaneProducer>> {
+        let producer = LaneProducer {
+            options: options.clone(),
+            state: Mutex::new(State { client: None, open: false, fenced: false }),
+        };
+        producer.client(&mut producer.lock())?;
+        Ok(Arc::new(producer))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client, made anew where the last one broke.
+    fn client<'s>(&self, state: &'s mut State) -> Result<&'s mut Client> {
+        if state.fenced {
+            return Err(super::group::taken(self.options.lane));
+        }
+        if state.client.is_none() {
+            state.open = false;
+            state.client = Some(connect(&self.options)?);
+        }
+        Ok(state.client.as_mut().expect("set above"))
+    }
+
+    /// Hands a message to the producer; opens a transaction where none is open (exactly-once).
+    ///
+    /// # Errors
+    /// Environment: the broker has not taken messages for too long, or a delivery has failed.
+    pub fn send(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: &[u8],
+        headers: Option<OwnedHeaders>,
+    ) -> Result<()> {
+        let mut state = self.lock();
+        self.begin(&mut state)?;
+        let client = self.client(&mut state)?;
+        match headers {
+            None => client.send_plain(topic, partition, key, value),
+            Some(headers) => client.send_with_headers(topic, partition, key, value, headers),
+        }
+    }
+
+    /// Hands over many messages of one topic, without headers: partition, key, value.
+    ///
+    /// # Errors
+    /// As for `send`.
+    pub fn send_all<'m>(
+        &self,
+        topic: &str,
+        messages: impl Iterator<Item = (i32, Option<&'m [u8]>, &'m [u8])>,
+    ) -> Result<()> {
+        let mut state = self.lock();
+        self.begin(&mut state)?;
+        let client = self.client(&mut state)?;
+        for (partition, key, value) in messages {
+            client.send_plain(topic, partition, key, value)?;
+        }
+        client.producer.poll(Duration::ZERO);
+        client.failed()
+    }
+
+    fn begin(&self, state: &mut State) -> Result<()> {
+        if !self.options.exactly_once || (state.open && state.client.is_some()) {
+            return Ok(());
+        }
+        let client = self.client(state)?;
+        match client.producer.begin_transaction() {
+            Ok(()) => state.open = true,
+            Err(error) => {
+                // Begin is local: it fails only on a producer that is broken for good.
+                self.give_up(state, &error);
+                return Err(aborted(&format!("a transaction could not begin: {error}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every message is acknowledged.
+    ///
+    /// # Errors
+    /// Environment, where one was not.
+    pub fn flush(&self) -> Result<()> {
+        let mut state = self.lock();
+        self.client(&mut state)?.drain(Duration::from_secs(330))
+    }
+
+    /// Commits the open transaction with the offsets of the inputs.
+    ///
+    /// # Errors
+    /// See [`Broken`]; in each case no transaction is open any more.
+    pub fn commit(&self, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Broken> {
+        let mut guard = self.lock();
+        let state: &mut State = &mut guard;
+        let Some(client) = state.client.as_mut() else {
+            return Err(Broken::Aborted("the producer broke before the commit".into()));
+        };
+        let before = client.drain(COMMIT_TIMEOUT).map_err(|fault| fault.message).and_then(|()| {
+            if offsets.count() == 0 {
+                return Ok(());
+            }
+            retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))
+                .map_err(|error| self.note(&error, &mut state.fenced))
+        });
+        if let Err(reason) = before {
+            return Err(self.abort_locked(state, reason));
+        }
+        let client = state.client.as_mut().expect("checked above");
+        match retried(COMMIT_TIMEOUT, || client.producer.commit_transaction(CALL_TIMEOUT)) {
+            Ok(()) => {
+                state.open = false;
+                Ok(())
+            }
+            Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
+                Err(self.abort_locked(state, error.to_string()))
+            }
+            Err(error) => {
+                let reason = self.note(&error, &mut state.fenced);
+                self.give_up(state, &error);
+                match state.fenced {
+                    true => Err(Broken::Fenced),
+                    false => Err(Broken::Unknown(reason)),
+                }
+            }
+        }
+    }
+
+    /// Aborts the open transaction, if there is one.
+    pub fn abort(&self) {
+        let mut state = self.lock();
+        if state.open {
+            self.abort_locked(&mut state, String::new());
+        }
+    }
+
+    /// Connects anew where the last client broke, which settles what that one left open.
+    ///
+    /// # Errors
+    /// Environment.
+    pub fn reconnect(&self) -> Result<()> {
+        self.client(&mut self.lock()).map(|_| ())
+    }
+
+    fn abort_locked(&self, state: &mut State, reason: String) -> Broken {
+        if let Some(client) = state.client.as_mut()
+            && !state.fenced
+        {
+            // An abort while the first message is under way can break the producer: let it land, if it does soon.
+            if client.drain(Duration::from_secs(5)).is_err() {
+                client.producer.purge(PurgeConfig::default().queue().inflight());
+                let _ = client.drain(CALL_TIMEOUT);
+            }
+            let done = retried(COMMIT_TIMEOUT, || {
+                client.producer.poll(Duration::ZERO);
+                client.producer.abort_transaction(CALL_TIMEOUT)
+            });
+            client.forget_failed();
+            if let Err(error) = done {
+                self.note(&error, &mut state.fenced);
+                self.give_up(state, &error);
+            }
+        }
+        state.open = false;
+        match state.fenced {
+            true => Broken::Fenced,
+            false => Broken::Aborted(reason),
+        }
+    }
+
+    /// The error in words; notes it where it says that another producer took over.
+    fn note(&self, error: &KafkaError, fenced: &mut bool) -> String {
+        *fenced |= matches!(
+            error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
+        );
+        error.to_string()
+    }
+
+    fn give_up(&self, state: &mut State, error: &KafkaError) {
+        tracing::info!(target: "millstream::kafka", "lane {}: the producer is made anew: {error}", self.options.lane);
+        state.client = None;
+        state.open = false;
+    }
+}
+
+impl Drop for LaneProducer {
+    fn drop(&mut self) {
+        // Otherwise readers of the outputs would wait for the broker to time the transaction out.
+        self.abort();
+    }
+}
+
+impl Client {
+    /// The fast path: no headers, no copy of the topic's name.
+    fn send_plain(&mut self, topic: &str, partition: i32, key: Option<&[u8]>, value: &[u8]) -> Result<()> {
+        let handle = self.topic(topic)?;
+        let (key_at, key_len) = key.map_or((std::ptr::null(), 0), |key| (key.as_ptr(), key.len()));
+        let patience = Instant::now();
+        loop {
+            // SAFETY: the handle is of this producer; the library copies value and key (F_COPY) and changes neither.
+            let code = unsafe {
+                sys::rd_kafka_produce(
+                    handle,
+                    partition,
+                    sys::RD_KAFKA_MSG_F_COPY,
+                    value.as_ptr() as *mut c_void,
+                    value.len(),
+                    key_at.cast::<c_void>(),
+                    key_len,
+                    std::ptr::null_mut(),
+                )
+            };
+            if code == 0 {
+                return Ok(());
+            }
+            // SAFETY: reads this thread's last error, set by the call above.
+            let code = RDKafkaErrorCode::from(unsafe { sys::rd_kafka_last_error() });
+            self.wait_for_room(topic, partition, code, patience)?;
+        }
+    }
+
+    fn send_with_headers(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: &[u8],
+        headers: OwnedHeaders,
+    ) -> Result<()> {
+        let patience = Instant::now();
+        loop {
+            let mut record =
+                BaseRecord::<[u8], [u8]>::to(topic).partition(partition).payload(value).headers(headers.clone());
+            record.key = key;
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((error, _)) => {
+                    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                    self.wait_for_room(topic, partition, code, patience)?;
+                }
+            }
+        }
+    }
+
+    fn wait_for_room(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, since: Instant) -> Result<()> {
+        if code != RDKafkaErrorCode::QueueFull || since.elapsed() > Duration::from_secs(330) {
+            return Err(Fault::environment(format!("{topic}/{partition} takes no messages: {code}")));
+        }
+        self.producer.poll(Duration::from_millis(5));
+        self.failed()
+    }
+
+    fn topic(&mut self, topic: &str) -> Result<*mut sys::rd_kafka_topic_t> {
+        if let Some((_, handle)) = self.topics.iter().find(|(name, _)| name == topic) {
+            return Ok(*handle);
+        }
+        let name = CString::new(topic).map_err(|_| Fault::misuse(format!("the topic {topic:?} holds a zero byte")))?;
+        // SAFETY: the client is live; a null configuration means the client's own.
+        let handle = unsafe {
+            sys::rd_kafka_topic_new(self.producer.client().native_ptr(), name.as_ptr(), std::ptr::null_mut())
+        };
+        if handle.is_null() {
+            return Err(Fault::environment(format!("the topic \"{topic}\" can't be written to")));
+        }
+        self.topics.push((topic.to_string(), handle));
+        Ok(handle)
+    }
+
+    /// Waits until nothing is under way.
+    fn drain(&self, wait: Duration) -> Result<()> {
+        let deadline = Instant::now() + wait;
+        let native = self.producer.client().native_ptr();
+        loop {
+            // SAFETY: the client is live.
+            let done = unsafe { sys::rd_kafka_flush(native, 10) };
+            self.producer.poll(Duration::ZERO);
+            self.failed()?;
+            if done == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Fault::environment("the broker doesn't acknowledge what was sent to it"));
+            }
+        }
+    }
+
+    fn failed(&self) -> Result<()> {
+        match &*self.producer.context().failed.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(()),
+            Some(failed) => Err(Fault::environment(format!("a message was not taken by the broker: {failed}"))),
+        }
+    }
+
+    fn forget_failed(&self) {
+        *self.producer.context().failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+fn connect(options: &KafkaOptions) -> Result<Client> {
+    let id = format!("{}-{}", options.group, options.lane);
+    let timeout = TRANSACTION_TIMEOUT_MS.to_string();
+    let mut own = vec![
+        ("enable.idempotence", "true"),
+        ("delivery.report.only.error", "true"),
+        ("linger.ms", "5"),
+        ("batch.size", "900000"),
+        ("queue.buffering.max.messages", "1000000"),
+        ("queue.buffering.max.kbytes", "65536"),
+        ("retry.backoff.ms", "10"),
+        ("message.timeout.ms", "300000"),
+    ];
+    if options.exactly_once {
+        own.extend([
+            ("transactional.id", id.as_str()),
+            ("transaction.timeout.ms", timeout.as_str()),
+            ("message.timeout.ms", timeout.as_str()),
+        ]);
+    }
+    let producer: BaseProducer<Deliveries> = config(&options.client_properties(&own)?)
+        .create_with_context(Deliveries::default())
+        .map_err(|error| refused(&error))?;
+    if options.exactly_once {
+        retried(COMMIT_TIMEOUT, || producer.init_transactions(BROKER_TIMEOUT))
+            .map_err(|e| Fault::environment(format!("the lane's transactions could not be opened: {e}")))?;
+    }
+    Ok(Client { producer, topics: Vec::new() })
+}
+
+/// The same call again, as long as the library says that this may help.
+fn retried(most: Duration, mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + most;
+    loop {
+        match call() {
+            Err(KafkaError::Transaction(error))
+                if error.is_retriable()
+                    && !error.is_fatal()
+                    && !error.txn_requires_abort()
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The fault of a transaction that left no trace.
+pub(crate) fn aborted(reason: &str) -> Fault {
+    Fault::environment(format!("transaction aborted: {reason}"))
+        .hint("nothing of it is visible; the lane goes on from its last commit")
+}
+
+/// The fault of a client that could not be made.
+pub(crate) fn refused(error: &KafkaError) -> Fault {
+    match error {
+        KafkaError::ClientConfig(_, text, key, _) => Fault::misuse(format!("source.kafka.\"{key}\": {text}")),
+        other => Fault::misuse(format!("source.kafka: {other}")),
+    }
+}

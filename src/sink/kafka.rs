@@ -1,0 +1,140 @@
+//! A lane's predictions and dead letters as Kafka messages: same partition and key as the event.
+
+use super::{InputNames, OutputLength, Sink};
+use crate::batch::{DeadLetter, Outbox};
+use crate::error::{Fault, Result};
+use crate::kafka::group::Claim;
+use crate::kafka::producer::LaneProducer;
+use crate::kafka::{headers, split_input};
+use rdkafka::message::{Header, OwnedHeaders};
+use std::sync::Arc;
+
+/// A topic to write to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its name.
+    pub topic: String,
+    /// Its number of partitions.
+    pub partitions: i32,
+}
+
+/// The sink of a Kafka lane.
+pub struct KafkaSink {
+    producer: Arc<LaneProducer>,
+    claim: Arc<Claim>,
+    predictions: Option<Target>,
+    dead_letters: Option<Target>,
+    /// Input topics; empty where the source isn't Kafka.
+    topics: Vec<String>,
+    exactly_once: bool,
+    /// The partition that answers each input, as far as looked up.
+    partitions: Vec<i32>,
+}
+
+impl KafkaSink {
+    /// A sink on the lane's producer.
+    pub fn new(
+        producer: Arc<LaneProducer>,
+        claim: Arc<Claim>,
+        predictions: Option<Target>,
+        dead_letters: Option<Target>,
+        topics: Vec<String>,
+        exactly_once: bool,
+    ) -> KafkaSink {
+        KafkaSink { producer, claim, predictions, dead_letters, topics, exactly_once, partitions: Vec::new() }
+    }
+
+    /// The partition of the predictions of an input: its own number, or one by turns for other sources.
+    fn look_up(&mut self, inputs: &InputNames, most: i32) {
+        for number in self.partitions.len()..inputs.len() {
+            let own = split_input(&inputs[number]).filter(|(topic, _)| self.topics.iter().any(|t| t == topic));
+            self.partitions.push(match own {
+                None => (number % most.max(1) as usize) as i32,
+                Some((_, partition)) => partition,
+            });
+        }
+    }
+
+    fn write_predictions(&mut self, outbox: &Outbox, inputs: &InputNames) -> Result<()> {
+        let Some(target) = self.predictions.clone() else { return Ok(()) };
+        self.look_up(inputs, target.partitions);
+        for record in &outbox.records {
+            let partition = self.partitions[record.input as usize];
+            if partition >= target.partitions {
+                return Err(Fault::misuse(format!(
+                    "the topic \"{}\" has {} partitions, too few to answer {}",
+                    target.topic, target.partitions, inputs[record.input as usize]
+                ))
+                .hint("add partitions to it, as the input has, and start again"));
+            }
+        }
+        let messages = outbox.records.iter().map(|record| {
+            let key = record.key.map(|key| key.of(&outbox.keys));
+            (self.partitions[record.input as usize], key, record.span.of(&outbox.bytes))
+        });
+        self.producer.send_all(&target.topic, messages)
+    }
+
+    fn write_dead(&self, letter: &DeadLetter, input: &str) -> Result<()> {
+        let Some(target) = &self.dead_letters else { return Ok(()) };
+        let partition = split_input(input).map_or(letter.input as i32, |(_, partition)| partition);
+        self.producer.send(
+            &target.topic,
+            partition.rem_euclid(target.partitions.max(1)),
+            letter.key.as_deref(),
+            &letter.raw,
+            Some(reasons(letter, input, &self.topics)),
+        )
+    }
+}
+
+/// The message's own headers, then what Kafka Connect's tools look for.
+fn reasons(letter: &DeadLetter, input: &str, topics: &[String]) -> OwnedHeaders {
+    let mut all = OwnedHeaders::new();
+    for (name, value) in letter.headers.as_deref().into_iter().flat_map(headers::iter) {
+        all = all.insert(Header { key: &String::from_utf8_lossy(name), value });
+    }
+    let mut add = |key: &str, value: &str| {
+        all =
+            std::mem::replace(&mut all, OwnedHeaders::new_with_capacity(0)).insert(Header { key, value: Some(value) });
+    };
+    match split_input(input).filter(|(topic, _)| topics.iter().any(|t| t == topic)) {
+        Some((topic, partition)) => {
+            add("__connect.errors.topic", topic);
+            add("__connect.errors.partition", &partition.to_string());
+        }
+        None => add("__connect.errors.topic", input),
+    }
+    add("__connect.errors.offset", &letter.offset.to_string());
+    add("__connect.errors.stage", letter.reject.stage.name());
+    add("__connect.errors.exception.class.name", &format!("millstream.reject.{}", letter.reject.stage.name()));
+    let message = match &letter.field {
+        Some(field) => format!("{field}: {}", letter.reject.reason),
+        None => letter.reject.reason.to_string(),
+    };
+    add("__connect.errors.exception.message", &message);
+    if let Some(field) = &letter.field {
+        add("millstream.field", field);
+    }
+    if let Some(row) = letter.row {
+        add("millstream.row", &row.to_string());
+    }
+    all
+}
+
+impl Sink for KafkaSink {
+    fn write(&mut self, outbox: &Outbox, inputs: &InputNames) -> Result<()> {
+        self.claim.check()?;
+        if !outbox.records.is_empty() {
+            self.write_predictions(outbox, inputs)?;
+        }
+        outbox.dead.iter().try_for_each(|letter| self.write_dead(letter, &inputs[letter.input as usize]))
+    }
+
+    fn flush(&mut self) -> Result<Vec<OutputLength>> {
+        if !self.exactly_once {
+            self.producer.flush()?;
+        }
+        Ok(Vec::new())
+    }
+}

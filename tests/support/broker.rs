@@ -1,0 +1,374 @@
+//! A real Apache Kafka broker on loopback: one node, both broker and controller.
+//!
+//! The jars come through Maven (tests/kafka/pom.xml), once, into `target/kafka-lib` or
+//! `$MILLSTREAM_KAFKA_LIB`. The broker dies with the test process, however that ends: the kernel is told to.
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+/// How long any call of these helpers may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A message as it lies in a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Vec<u8>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Stored {
+    /// The value of a header, as text.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let found = self.headers.iter().find(|(key, _)| key == name)?;
+        Some(String::from_utf8_lossy(found.1.as_deref()?).into_owned())
+    }
+}
+
+/// A broker of its own, stopped and removed with this value.
+pub struct Broker {
+    dir: PathBuf,
+    port: u16,
+    process: Mutex<Option<Child>>,
+    producer: OnceLock<BaseProducer>,
+}
+
+impl Broker {
+    /// The broker of this test binary. Started by the first who asks; dies with the process.
+    pub fn shared() -> &'static Broker {
+        static SHARED: OnceLock<Broker> = OnceLock::new();
+        SHARED.get_or_init(Broker::new)
+    }
+
+    /// A broker of the test's own, to be stopped and killed.
+    pub fn new() -> Broker {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = target_dir().join("kafka-run").join(format!("{}-{number}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).expect("a folder for the broker");
+        let (port, controller) = free_ports();
+        fs::write(dir.join("server.properties"), properties(port, controller, &dir)).expect("the broker's properties");
+        let formatted = java()
+            .args(["kafka.tools.StorageTool", "format", "-t", "bWlsbHN0cmVhbXRlc3QwMA", "-c"])
+            .arg(dir.join("server.properties"))
+            .output()
+            .expect("java runs (install a Java runtime, 17 or later)");
+        assert!(formatted.status.success(), "kafka format: {}", String::from_utf8_lossy(&formatted.stderr));
+        let broker = Broker { dir, port, process: Mutex::new(None), producer: OnceLock::new() };
+        broker.start();
+        broker
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The broker's own output.
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.join("broker.log")
+    }
+
+    /// Starts it again after `stop` or `kill`, on the same port and data. Returns when it answers.
+    pub fn start(&self) {
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("the broker's log");
+        let mut command = java();
+        command.arg("kafka.Kafka").arg(self.dir.join("server.properties"));
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
+        let child = spawn_bound(command);
+        *self.process.lock().unwrap() = Some(child);
+        let deadline = Instant::now() + PATIENCE;
+        let probe: BaseConsumer = self.config().create().expect("probe");
+        loop {
+            if let Some(child) = self.process.lock().unwrap().as_mut()
+                && let Ok(Some(status)) = child.try_wait()
+            {
+                panic!("the broker ended with {status}: see {}", self.log_path().display());
+            }
+            let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+            if TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
+                && probe.fetch_metadata(None, Duration::from_secs(5)).is_ok_and(|m| !m.brokers().is_empty())
+            {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the broker doesn't answer: see {}", self.log_path().display());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Kills it (SIGKILL): nothing is flushed or closed.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.process.lock().unwrap().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Asks it to stop (SIGTERM), and waits until it has.
+    pub fn stop(&self) {
+        if let Some(mut child) = self.process.lock().unwrap().take() {
+            let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a process id");
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _ = child.wait();
+        }
+    }
+
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.address()).set("reconnect.backoff.max.ms", "200").set("log_level", "0");
+        config
+    }
+
+    /// Makes a topic.
+    pub fn create_topic(&self, name: &str, partitions: i32) {
+        self.create_topic_with(name, partitions, &[]);
+    }
+
+    /// Makes a topic with settings.
+    pub fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in settings {
+            topic = topic.set(key, value);
+        }
+        let admin = self.admin();
+        let wish = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let answer = block_on(admin.create_topics([&topic], &wish)).expect("create_topics answers");
+        answer.into_iter().for_each(|made| assert!(made.is_ok(), "{name}: {made:?}"));
+        let deadline = Instant::now() + PATIENCE;
+        let probe: BaseConsumer = self.config().set("allow.auto.create.topics", "false").create().expect("probe");
+        while probe.fetch_metadata(Some(name), PATIENCE).map_or(0, |m| m.topics()[0].partitions().len()) == 0 {
+            assert!(Instant::now() < deadline, "{name} was made and isn't there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.config().create().expect("admin client")
+    }
+
+    /// Sends a message; `flush` waits for it.
+    pub fn produce(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: &[u8],
+        headers: &[(&str, Option<&[u8]>)],
+    ) {
+        let producer = self.producer();
+        let mut all = OwnedHeaders::new();
+        for (key, value) in headers {
+            all = all.insert(Header { key, value: *value });
+        }
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).payload(value);
+        record.key = key;
+        if !headers.is_empty() {
+            record = record.headers(all);
+        }
+        while let Err((error, again)) = producer.send(record) {
+            assert_eq!(error.rdkafka_error_code(), Some(rdkafka::error::RDKafkaErrorCode::QueueFull), "{error}");
+            producer.poll(Duration::from_millis(10));
+            record = again;
+        }
+    }
+
+    fn producer(&self) -> &BaseProducer {
+        self.producer.get_or_init(|| {
+            let mut config = self.config();
+            config.set("linger.ms", "2").set("enable.idempotence", "true").set("delivery.report.only.error", "true");
+            config.set("queue.buffering.max.messages", "1000000").create().expect("producer")
+        })
+    }
+
+    /// Waits until everything produced is in its topic.
+    pub fn flush(&self) {
+        let producer = self.producer();
+        producer.flush(PATIENCE).expect("everything is acknowledged");
+    }
+
+    /// Everything that a topic holds, by partition and offset; with `committed`, as a reader of committed
+    /// messages sees it.
+    pub fn consume_all(&self, topic: &str, committed: bool) -> Vec<Stored> {
+        let mut config = self.config();
+        config.set("group.id", "test-reader").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+        config.set("isolation.level", if committed { "read_committed" } else { "read_uncommitted" });
+        config.set("fetch.wait.max.ms", "20");
+        let consumer: BaseConsumer = config.create().expect("consumer");
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
+        let partitions = metadata.topics()[0].partitions().len();
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions {
+            list.add_partition_offset(topic, partition as i32, Offset::Beginning).expect("offset");
+        }
+        consumer.assign(&list).expect("assign");
+        let (mut stored, mut ended) = (Vec::new(), 0);
+        let deadline = Instant::now() + PATIENCE;
+        while ended < partitions {
+            assert!(Instant::now() < deadline, "{topic} doesn't end");
+            match consumer.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => stored.push(store(&message)),
+                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(_)) | None => {}
+            }
+        }
+        stored.sort_by_key(|message| (message.partition, message.offset));
+        stored
+    }
+
+    /// The offset that a group has committed for a partition.
+    pub fn committed_offset(&self, group: &str, topic: &str, partition: i32) -> Option<i64> {
+        let consumer: BaseConsumer = self.config().set("group.id", group).create().expect("consumer");
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, partition);
+        let answer = consumer.committed_offsets(list, PATIENCE).expect("committed offsets");
+        match answer.elements()[0].offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// The oldest offset of a partition, and the one past its newest.
+    pub fn watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
+        let consumer: BaseConsumer = self.config().create().expect("consumer");
+        consumer.fetch_watermarks(topic, partition, PATIENCE).expect("watermarks")
+    }
+
+    /// Removes the messages of a partition below an offset, as retention would.
+    pub fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("offset");
+        let answer = block_on(self.admin().delete_records(&list, &AdminOptions::new())).expect("delete_records");
+        answer.elements().iter().for_each(|element| element.error().expect("deleted"));
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn store(message: &rdkafka::message::BorrowedMessage<'_>) -> Stored {
+    let headers = message.headers().map_or(Vec::new(), |all| {
+        all.iter().map(|header| (header.key.to_string(), header.value.map(<[u8]>::to_vec))).collect()
+    });
+    Stored {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().unwrap_or(&[]).to_vec(),
+        headers,
+    }
+}
+
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from)
+}
+
+/// Two free ports. Another process may take one before the broker does; then the broker's start says so.
+fn free_ports() -> (u16, u16) {
+    let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let (first, second) = (bind(), bind());
+    (first.local_addr().expect("port").port(), second.local_addr().expect("port").port())
+}
+
+fn properties(port: u16, controller: u16, dir: &Path) -> String {
+    format!(
+        "process.roles=broker,controller\nnode.id=1\n\
+         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         controller.listener.names=CONTROLLER\n\
+         log.dirs={}\n\
+         offsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n\
+         transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+         transaction.state.log.num.partitions=1\n\
+         share.coordinator.state.topic.replication.factor=1\nshare.coordinator.state.topic.min.isr=1\n\
+         share.coordinator.state.topic.num.partitions=1\n\
+         default.replication.factor=1\nmin.insync.replicas=1\nnum.partitions=1\n\
+         group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n\
+         group.min.session.timeout.ms=1000\n",
+        dir.join("data").display()
+    )
+}
+
+/// `java` with the jars on its path.
+fn java() -> Command {
+    let mut command = Command::new("java");
+    command.args(["-Xmx1g", "-cp"]).arg(format!("{}/*", library().display()));
+    command
+}
+
+/// The folder of the jars; fetched once, by whichever test process comes first.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let dir =
+            std::env::var_os("MILLSTREAM_KAFKA_LIB").map_or_else(|| target_dir().join("kafka-lib"), PathBuf::from);
+        fs::create_dir_all(&dir).expect("a folder for the jars");
+        let lock = File::create(dir.join(".lock")).expect("the jars' lock");
+        lock.lock().expect("the jars' lock");
+        if !dir.join(".complete").exists() {
+            let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/pom.xml");
+            let fetched = Command::new("mvn")
+                .args(["-q", "-B", "-f"])
+                .arg(pom)
+                .arg("dependency:copy-dependencies")
+                .arg(format!("-DoutputDirectory={}", dir.display()))
+                .output()
+                .expect("mvn runs (install Maven)");
+            assert!(fetched.status.success(), "mvn: {}", String::from_utf8_lossy(&fetched.stdout));
+            File::create(dir.join(".complete")).expect("the jars' mark");
+        }
+        dir
+    })
+}
+
+/// Starts a process that the kernel kills when this one ends. The kernel watches the *thread* that started it,
+/// so that thread stays for as long as the process.
+fn spawn_bound(mut command: Command) -> Child {
+    use std::os::unix::process::CommandExt;
+    static STARTER: OnceLock<Mutex<std::sync::mpsc::Sender<Job>>> = OnceLock::new();
+    type Job = (Command, std::sync::mpsc::Sender<std::io::Result<Child>>);
+    // SAFETY: between fork and exec only one system call is made.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+            Ok(())
+        });
+    }
+    let starter = STARTER.get_or_init(|| {
+        let (jobs, queue) = std::sync::mpsc::channel::<Job>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in queue {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(jobs)
+    });
+    let (answer, answered) = std::sync::mpsc::channel();
+    starter.lock().unwrap().send((command, answer)).expect("the starter lives");
+    answered.recv().expect("the starter answers").expect("java starts (install a Java runtime, 17 or later)")
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(future)
+}

@@ -1,0 +1,5 @@
+//! What several scenarios need: a real Kafka broker.
+
+#![allow(dead_code)]
+
+pub mod broker;

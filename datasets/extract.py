@@ -1,8 +1,7 @@
 """Writes the data sets of this folder from the packages that carry them (see README.md).
 
     pip install river==0.26.1
-    curl -O https://static.crates.io/crates/linfa-datasets/linfa-datasets-0.8.1.crate
-    python extract.py linfa-datasets-0.8.1.crate
+    python extract.py linfa-datasets-0.8.1.crate    # the crate's archive, as published
 
 Numbers are copied as the text they are; rows stay in the order in which River yields them.
 """

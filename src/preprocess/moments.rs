@@ -50,16 +50,24 @@ impl Moments {
     /// Takes them back.
     ///
     /// # Errors
-    /// Corruption, naming the tensor: missing, of another length, not finite, a negative variance.
+    /// Corruption, naming the tensor: missing, of another length, or a mean or variance that no stream of
+    /// values up to [`LEARNED_ABS_MAX`] has.
     pub fn load(&mut self, state: &State, prefix: &str) -> Result<()> {
         read_counts(state, &format!("{prefix}count"), &mut self.count)?;
-        read_finite(state, &format!("{prefix}mean"), &mut self.mean)?;
-        let name = format!("{prefix}variance");
-        read_finite(state, &name, &mut self.variance)?;
-        match self.variance.iter().position(|v| *v < 0.0) {
-            Some(at) => Err(Fault::corruption(format!("tensor {name:?}: variance {at} is negative"))),
-            None => Ok(()),
+        let means = -LEARNED_ABS_MAX..=LEARNED_ABS_MAX;
+        // Twice the square of the largest difference leaves room for rounding.
+        let variances = 0.0..=8.0 * LEARNED_ABS_MAX * LEARNED_ABS_MAX;
+        for (name, target, range) in [("mean", &mut self.mean, means), ("variance", &mut self.variance, variances)] {
+            let name = format!("{prefix}{name}");
+            read_finite(state, &name, target)?;
+            if let Some(at) = target.iter().position(|v| !range.contains(v)) {
+                return Err(Fault::corruption(format!(
+                    "tensor {name:?}: element {at} is {}, out of range",
+                    target[at]
+                )));
+            }
         }
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Labelled events over which the windowed quality is taken.
-pub const QUALITY_WINDOW_EVENTS: usize = crate::metrics::WINDOW_EVENTS;
+pub const QUALITY_WINDOW_EVENTS: usize = crate::metrics::quality::WINDOW_EVENTS;
 
 /// What a lane is made of.
 pub struct LaneParts {
@@ -51,7 +51,7 @@ pub struct LaneCore {
     batch_events_max: usize,
     learn: bool,
     /// Names of the inputs by number.
-    pub names: InputNames,
+    pub names: Arc<InputNames>,
     /// Which events were taken.
     pub ledger: Ledger,
     seq: u64,
@@ -85,7 +85,7 @@ impl LaneCore {
             previous: None,
             batch_events_max: parts.batch_events_max.max(1),
             learn: parts.learn,
-            names: InputNames::new(),
+            names: Arc::default(),
             ledger,
             seq: at.map_or(0, |r| r.seq),
             learned: at.map_or(0, |r| r.learned),

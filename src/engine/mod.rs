@@ -367,7 +367,8 @@ impl Seat {
             false => Outlet::inline(far_end),
         };
         let intake = ends.source.intake(wire::source_is_threaded(config), lane)?;
-        let current = version_of(core.pipeline(), core.swap(), &config.pipeline.display().to_string());
+        let swap = core.swap();
+        let current = version_of(core.pipeline(), swap, &config.pipeline.display().to_string());
         let before = core.previous().map(|p| version_of(p, 0, ""));
         // Whoever waits for readiness may have given up.
         let _ = self.tell.send(lane);

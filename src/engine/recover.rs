@@ -226,7 +226,7 @@ fn apply_due(
 pub fn name_inputs(core: &mut LaneCore, source: &dyn Source, block: &Block) {
     for record in &block.records {
         for number in core.names.len()..=record.input as usize {
-            core.names.push(Arc::from(source.input_name(number as u32)));
+            Arc::make_mut(&mut core.names).push(Arc::from(source.input_name(number as u32)));
         }
     }
 }

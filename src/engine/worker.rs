@@ -148,18 +148,14 @@ impl Worker {
     /// One block, from its bytes to the outbox.
     fn take(&mut self, block: &Block, names: &Arc<InputNames>) -> Result<()> {
         let taken_ns = crate::batch::now_ns();
-        if self.core.names.len() != names.len()
-            || !self.core.names.iter().zip(names.iter()).all(|(a, b)| Arc::ptr_eq(a, b))
-        {
-            self.core.names.clone_from(names);
-        }
+        self.core.names.clone_from(names);
         let mut outbox = self.outlet.outbox()?;
         outbox.read_at_ns = block.read_at_ns;
         let (mut cursor, before) = (Cursor::default(), self.core.seq());
         while self.core.step(block, &mut cursor, u64::MAX, &mut outbox) {}
         self.core.ledger.finished(block);
         let rows = self.core.seq() - before;
-        self.intake.answer(&outbox)?;
+        self.intake.answer(&outbox);
         self.outlet.write(outbox, names)?;
         self.metrics.latency(LatencyStage::Queue, taken_ns.saturating_sub(block.read_at_ns), rows);
         self.metrics.latency(LatencyStage::Process, crate::batch::now_ns().saturating_sub(taken_ns), rows);

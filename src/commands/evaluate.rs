@@ -1,0 +1,139 @@
+//! `millstream evaluate`: progressive validation (test, then train) of pipelines, beside no-change and
+//! majority class.
+
+use super::events;
+use crate::artifact;
+use crate::cli::EvaluateArgs;
+use crate::error::{Fault, Result};
+use crate::metrics::quality::WINDOW_EVENTS;
+use crate::metrics::{Progressive, QualityReport};
+use crate::pipeline::Pipeline;
+use serde_json::{Map, Value, json};
+use std::fmt::Write;
+use std::path::Path;
+
+/// What a pipeline did on the events.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    /// The pipeline's file.
+    pub pipeline: String,
+    /// Its version.
+    pub version: String,
+    /// Events read, those that were turned away included.
+    pub events: u64,
+    /// Events learned.
+    pub learned: u64,
+    /// Events turned away.
+    pub rejected: u64,
+    /// The metrics, and those of the baselines.
+    pub quality: QualityReport,
+}
+
+/// Judges each pipeline on the files.
+///
+/// # Errors
+/// Misuse or Environment, naming the file; a metric that isn't there.
+pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
+    if !args.outs.is_empty() && args.outs.len() != args.pipelines.len() {
+        return Err(Fault::misuse(format!("--out names {} files for {} pipelines", args.outs.len(), args.pipelines.len()))
+            .hint("name one for each pipeline, in their order"));
+    }
+    let mut done = Vec::new();
+    for (i, path) in args.pipelines.iter().enumerate() {
+        let mut pipeline = load(path)?;
+        let mut evaluation = progressive(&mut pipeline, &args.inputs)?;
+        evaluation.pipeline = path.display().to_string();
+        select(&mut evaluation.quality, &args.metrics)?;
+        if let Some(out) = args.outs.get(i) {
+            let from: Vec<String> = args.inputs.iter().map(|p| p.display().to_string()).collect();
+            let bytes = pipeline.to_artifact(json!({ "command": "evaluate", "inputs": from }));
+            std::fs::write(out, bytes).map_err(|e| Fault::io(out.display(), &e))?;
+        }
+        done.push(evaluation);
+    }
+    super::print(&if args.json { json_text(&done) } else { table(&done) })
+}
+
+/// A pipeline from a spec's or an artifact's file.
+///
+/// # Errors
+/// Misuse, Corruption or Environment, naming the file.
+pub fn load(path: &Path) -> Result<Pipeline> {
+    let bytes = artifact::read_file(path, artifact::FILE_BYTES_MAX)?;
+    Pipeline::from_bytes(&bytes).map_err(|f| f.at(path.display()))
+}
+
+/// Tests and then trains on every event of the files, in order.
+///
+/// # Errors
+/// Environment, where a file can't be read.
+pub fn progressive(pipeline: &mut Pipeline, inputs: &[std::path::PathBuf]) -> Result<Evaluation> {
+    let mut quality = Progressive::new(pipeline.task(), WINDOW_EVENTS);
+    let mut scores = pipeline.scores(0);
+    let (mut events, mut learned) = (0, 0);
+    let schema = pipeline.schema().clone();
+    let rejected = events::read(&schema, inputs, "evaluating", &mut |batch| {
+        let counts = pipeline.run(batch, &mut scores, true, &mut quality);
+        events += batch.len() as u64;
+        learned += counts.learned;
+        Ok(())
+    })?;
+    let (name, version) = (pipeline.spec().name.clone(), pipeline.version().to_string());
+    Ok(Evaluation { pipeline: name, version, events, learned, rejected, quality: quality.report() })
+}
+
+fn select(quality: &mut QualityReport, names: &[String]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    for name in names {
+        if !quality.metrics.contains_key(name) {
+            let known: Vec<&str> = quality.metrics.keys().map(String::as_str).collect();
+            return Err(Fault::misuse(format!("--metrics {name}: no such metric here")).hint(format!("there are {}", known.join(", "))));
+        }
+    }
+    quality.metrics.retain(|name, _| names.contains(name));
+    for baseline in quality.baselines.values_mut() {
+        baseline.retain(|name, _| names.contains(name));
+    }
+    Ok(())
+}
+
+fn json_text(done: &[Evaluation]) -> String {
+    let pipelines: Vec<Value> = done
+        .iter()
+        .map(|e| {
+            json!({
+                "pipeline": e.pipeline, "version": e.version, "events": e.events, "learned": e.learned,
+                "rejected": e.rejected, "metrics": e.quality.metrics,
+            })
+        })
+        .collect();
+    let baselines = done.first().map_or_else(|| json!(Map::new()), |e| json!(e.quality.baselines));
+    format!("{}\n", json!({ "pipelines": pipelines, "baselines": baselines }))
+}
+
+fn table(done: &[Evaluation]) -> String {
+    let mut text = String::new();
+    for e in done {
+        let rejected = if e.rejected > 0 { format!(", {} turned away", e.rejected) } else { String::new() };
+        let _ = writeln!(text, "{} (version {}): {} events, {} learned{rejected}", e.pipeline, e.version, e.events, e.learned);
+        let names: Vec<&String> = e.quality.baselines.keys().collect();
+        let _ = write!(text, "  {:<24}{:>14}", "", "pipeline");
+        for name in &names {
+            let _ = write!(text, "{name:>14}");
+        }
+        text.push('\n');
+        for (metric, value) in &e.quality.metrics {
+            let _ = write!(text, "  {metric:<24}{value:>14.6}");
+            for name in &names {
+                match e.quality.baselines[*name].get(metric) {
+                    Some(value) => _ = write!(text, "{value:>14.6}"),
+                    None => _ = write!(text, "{:>14}", "-"),
+                }
+            }
+            text.push('\n');
+        }
+    }
+    text
+}

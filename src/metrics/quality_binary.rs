@@ -57,9 +57,10 @@ fn bin_of(score: f64) -> usize {
 struct Seen {
     score: f64,
     truth: bool,
-    /// What the baselines said; `None` before the first label.
-    no_change: Option<bool>,
-    majority: Option<bool>,
+    /// What the baselines said; nothing before the first label.
+    no_change: bool,
+    majority: bool,
+    baselines: bool,
 }
 
 /// Progressive quality of scores in [0, 1] against labels 0 and 1.
@@ -71,11 +72,13 @@ pub(crate) struct Binary {
     no_change: Confusion,
     majority: Confusion,
     loss: LogProduct,
-    majority_loss: LogProduct,
-    /// Labels so far, by value; which value came first.
+    /// Labels so far, by value.
     labels: [u64; 2],
-    first: Option<bool>,
-    last: Option<bool>,
+    /// The label that came first, and the last one.
+    first: bool,
+    last: bool,
+    /// Labels before the other one appeared.
+    alone: u64,
     /// Labels by the score's bin: false, true.
     bins: Box<[[u64; 2]]>,
     recent: Ring<Seen>,
@@ -89,42 +92,50 @@ impl Binary {
             no_change: Confusion::default(),
             majority: Confusion::default(),
             loss: LogProduct::default(),
-            majority_loss: LogProduct::default(),
             labels: [0; 2],
-            first: None,
-            last: None,
+            first: false,
+            last: false,
+            alone: 0,
             bins: vec![[0; 2]; 2 * HALF].into_boxed_slice(),
             recent: Ring::new(window),
         }
     }
 
-    /// The commonest label so far; of two equally common ones, the one that came first.
-    #[inline]
-    fn commonest(&self) -> Option<bool> {
-        self.first.map(|first| {
-            let (of_first, of_other) = (self.labels[first as usize], self.labels[!first as usize]);
-            if of_other > of_first { !first } else { first }
-        })
-    }
-
     #[inline]
     pub fn observe(&mut self, score: f64, target: f64) {
         let truth = target > 0.5;
-        let seen = Seen { score, truth, no_change: self.last, majority: self.commonest() };
-        self.model.push(truth, score > 0.5);
-        self.loss.push(if truth { score } else { 1.0 - score });
-        self.bins[bin_of(score)][truth as usize] += 1;
-        if let (Some(no_change), Some(majority)) = (seen.no_change, seen.majority) {
-            self.no_change.push(truth, no_change);
-            self.majority.push(truth, majority);
-            let share = self.labels[truth as usize] as f64 / (self.labels[0] + self.labels[1]) as f64;
-            self.majority_loss.push(share);
-        } else {
-            self.first = Some(truth);
+        let [negative, positive] = self.labels;
+        let baselines = negative + positive > 0;
+        // Of two equally common labels, the one that came first.
+        let majority = positive > negative || (positive == negative && self.first);
+        if self.decides {
+            self.model.push(truth, score > 0.5);
+            self.loss.push(if truth { score } else { 1.0 - score });
+            if baselines {
+                self.no_change.push(truth, self.last);
+                self.majority.push(truth, majority);
+            } else {
+                self.first = truth;
+            }
         }
+        if self.labels[truth as usize] == 0 {
+            self.alone = negative + positive;
+        }
+        self.recent.push(Seen { score, truth, no_change: self.last, majority, baselines });
+        self.bins[bin_of(score)][truth as usize] += 1;
         self.labels[truth as usize] += 1;
-        self.last = Some(truth);
-        self.recent.push(seen);
+        self.last = truth;
+    }
+
+    /// Sum of −ln of the share that each label had among those before it: the order falls out, and what
+    /// remains are factorials. A label's first appearance has share 0, clamped; the very first event
+    /// has no share at all.
+    fn majority_loss(&self) -> f64 {
+        let factorials = |n: u64| if n == 0 { 0.0 } else { libm::lgamma(n as f64) };
+        let of_classes: f64 = self.labels.iter().map(|n| factorials(*n)).sum();
+        let both = self.labels.iter().all(|n| *n > 0);
+        let surprise = if both { -libm::log(1e-15) - libm::log(self.alone as f64) } else { 0.0 };
+        factorials(self.labels[0] + self.labels[1]) - of_classes + surprise
     }
 
     pub fn since_start(&self) -> QualityReport {
@@ -137,7 +148,7 @@ impl Binary {
         metrics.extend(self.model.metrics());
         metrics.insert("log_loss".into(), ratio(self.loss.total(), events as f64));
         let mut majority = self.majority.metrics();
-        majority.insert("log_loss".into(), ratio(self.majority_loss.total(), events.saturating_sub(1) as f64));
+        majority.insert("log_loss".into(), ratio(self.majority_loss(), events.saturating_sub(1) as f64));
         let baselines = [("no-change".to_owned(), self.no_change.metrics()), ("majority".to_owned(), majority)];
         QualityReport { events, metrics, baselines: baselines.into(), window: None }
     }
@@ -159,9 +170,9 @@ impl Binary {
         for seen in self.recent.iter() {
             model.push(seen.truth, seen.score > 0.5);
             loss.push(if seen.truth { seen.score } else { 1.0 - seen.score });
-            if let (Some(last), Some(commonest)) = (seen.no_change, seen.majority) {
-                no_change.push(seen.truth, last);
-                majority.push(seen.truth, commonest);
+            if seen.baselines {
+                no_change.push(seen.truth, seen.no_change);
+                majority.push(seen.truth, seen.majority);
             }
         }
         metrics.extend(model.metrics());
@@ -219,6 +230,9 @@ mod tests {
         assert_eq!(report.baselines["no-change"]["accuracy"], 2.0 / 4.0);
         assert_eq!(report.baselines["majority"]["accuracy"], 2.0 / 4.0);
         assert_eq!(report.events, 5);
+        // Shares of the labels before: 1/1, 0 (clamped), 1/3, 2/4.
+        let loss = -((1e-15f64).ln() + (1.0f64 / 3.0).ln() + 0.5f64.ln()) / 4.0;
+        assert!((report.baselines["majority"]["log_loss"] - loss).abs() < 1e-12, "{report:?}");
     }
 
     #[test]

@@ -188,7 +188,7 @@ fn every_key_that_measures_has_a_unit_and_a_range() {
             assert!(!measures, "{} has no range", key.name);
             continue;
         };
-        assert!(min < max && !unit.is_empty(), "{}", key.name);
+        assert!(min < max && !(measures && unit.is_empty()), "{}", key.name);
         for (suffix, expected) in units {
             assert!(!key.name.ends_with(suffix) || unit == expected, "{} counts {unit}", key.name);
         }
@@ -389,6 +389,17 @@ fn values_as_odd_as_can_be_never_panic() {
             let _ = parse_with(FILE, &[&format!("{}={value}", key.name)], &[]);
             let _ = parse(&format!("{} = {value}\n", key.name));
             let _ = parse(&format!("é{} = {value}", key.name));
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_a_config_or_a_list_of_faults(text in "\\PC{0,200}", cut in 0_usize..400, set in "\\PC{0,40}") {
+        let _ = parse_with(&text, std::slice::from_ref(&set.as_str()), &[("MILLSTREAM_SOURCE__TOPICS", &text)]);
+        let contract: String = KAFKA.chars().take(cut).chain(text.chars()).chain(KAFKA.chars().skip(cut)).collect();
+        if let Err(faults) = parse(&contract) {
+            assert!(!faults.is_empty());
         }
     }
 }

@@ -12,13 +12,13 @@ pub enum Kind {
     Path,
     /// `true` or `false`.
     Bool,
-    /// A whole number in a range, in a unit.
+    /// A whole number in a range.
     Integer {
         /// Smallest allowed.
         min: u64,
         /// Largest allowed.
         max: u64,
-        /// What it counts.
+        /// What it counts; empty where it counts nothing.
         unit: &'static str,
     },
     /// One of a few words.
@@ -41,7 +41,8 @@ impl Kind {
             Kind::Path => "a path".into(),
             Kind::Bool => "true or false".into(),
             Kind::Integer { min, max, unit } => {
-                format!("a whole number of {unit} from {} to {}", grouped(min), grouped(max))
+                let of = if unit.is_empty() { String::new() } else { format!(" of {unit}") };
+                format!("a whole number{of} from {} to {}", grouped(min), grouped(max))
             }
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
             Kind::List => "a list of texts, at least one".into(),
@@ -186,7 +187,7 @@ pub const KEYS: &[Key] = &[
     key("source.rate", integer(0, 1_000_000_000, "events a second"), Default::Value("0"), "Events a second; 0 is as fast as they are taken.")
         .only(RATE),
     key("source.events", integer(0, u64::MAX >> 1, "events"), Default::Value("0"), "Events in all; 0 never ends.").only(RATE),
-    key("source.seed", integer(0, u64::MAX >> 1, "(any)"), Default::Value("1"), "Seed of the stream: equal seeds give equal events.").only(RATE),
+    key("source.seed", integer(0, u64::MAX >> 1, ""), Default::Value("1"), "Seed of the stream: equal seeds give equal events.").only(RATE),
     key("source.features", integer(1, 1_000, "features"), Default::Value("10"), "Features an event.").only(RATE),
     key(
         "source.drift_events",
@@ -330,8 +331,8 @@ fn distance(a: &str, b: &str) -> usize {
     for (i, row) in rows.iter_mut().enumerate() {
         row[0] = i;
     }
-    for j in 0..=b.len() {
-        rows[0][j] = j;
+    for (j, cell) in rows[0].iter_mut().enumerate() {
+        *cell = j;
     }
     for i in 1..=a.len() {
         for j in 1..=b.len() {
@@ -351,7 +352,7 @@ pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push('_');
         }
         text.push(digit);

@@ -120,9 +120,8 @@ const DAY_MS: u64 = 86_400_000;
 pub const SECTIONS: &[(&str, &str)] = &[
     ("", "What runs, and where it keeps its state."),
     ("source", "Where events come from."),
-    ("source.kafka", "Any librdkafka property of the source's clients, as it is."),
+    ("source.kafka", "Any librdkafka property, as it is; for all clients of the daemon."),
     ("sink", "Where predictions and dead letters go."),
-    ("sink.kafka", "Any librdkafka property of the sink's client, as it is."),
     ("learn", "Whether the model goes on learning."),
     ("delivery", "What a crash may repeat."),
     ("checkpoint", "How often the state is saved, and where."),
@@ -201,7 +200,7 @@ pub const KEYS: &[Key] = &[
         "sink.kind",
         Kind::OneOf(&["kafka", "socket", "file", "console", "none"]),
         Default::Computed("`socket` where the source is a socket; required otherwise"),
-        "Where predictions go. `socket` answers the client on its connection.",
+        "Where predictions go. `socket` answers the client on its connection; `kafka` needs a kafka source, and writes to its brokers.",
     ),
     key(
         "sink.topic",
@@ -210,7 +209,6 @@ pub const KEYS: &[Key] = &[
         "Topic of the predictions. Made like the input if it is missing and the broker allows it; one with fewer partitions than the input is refused.",
     )
     .only(KAFKA),
-    key("sink.brokers", Kind::Text, Default::Computed("`source.brokers`"), "Brokers to ask first.").only(KAFKA),
     key("sink.path", Kind::Path, Default::Required, "File of the predictions (NDJSON).").only(FILE),
     key(
         "sink.rotate_bytes",
@@ -225,13 +223,12 @@ pub const KEYS: &[Key] = &[
         Default::Absent,
         "Where events go that cannot be decoded or break a limit: a topic for a kafka sink, else a path. Absent: they are counted and dropped.",
     ),
-    key("sink.kafka", Kind::Properties, Default::Computed("the properties of `[source.kafka]`"), "A property.").only(KAFKA),
     key("learn.enabled", Kind::Bool, Default::Value("true"), "`false` freezes the model.").reloadable(),
     key(
         "delivery.guarantee",
         Kind::OneOf(&["exactly-once", "at-least-once"]),
         Default::Computed("`exactly-once` where source and sink can keep it, else `at-least-once`"),
-        "What a crash may repeat. A socket and standard input cannot be read again, and a console, or a Kafka sink behind another source, cannot take back what it was given: there it is `at-least-once`.",
+        "What a crash may repeat. A socket and standard input cannot be read again, and a console cannot take back what it was given: there it is `at-least-once`.",
     ),
     key(
         "delivery.commit_interval_ms",

@@ -2,7 +2,14 @@
 //! --test docs_are_current` writes them anew.
 
 use millstream::config::{Config, Environment, reference};
+use millstream::schema::{Schema, SchemaSpec};
 use std::path::Path;
+
+/// As much of a spec as is checked here.
+#[derive(serde::Deserialize)]
+struct Spec {
+    schema: SchemaSpec,
+}
 
 #[test]
 fn the_config_reference_is_what_the_table_of_keys_says() {
@@ -21,7 +28,7 @@ fn the_config_reference_is_what_the_table_of_keys_says() {
 }
 
 #[test]
-fn every_config_in_the_documents_is_valid() {
+fn every_config_and_schema_in_the_documents_is_valid() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let mut checked = 0;
     for entry in std::fs::read_dir(docs).expect("docs is there") {
@@ -33,6 +40,10 @@ fn every_config_in_the_documents_is_valid() {
         for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
             if let Err(error) = toml::from_str::<toml::Table>(block) {
                 panic!("{}: {error}\n{block}", path.display());
+            }
+            if block.contains("[schema]") {
+                let spec: Spec = toml::from_str(block).unwrap_or_else(|error| panic!("{error}\n{block}"));
+                Schema::from_spec(&spec.schema).unwrap_or_else(|fault| panic!("{fault}\n{block}"));
             }
             if !block.contains("[source]") {
                 continue;

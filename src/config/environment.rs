@@ -73,6 +73,16 @@ impl Environment {
         }
         Ok(state_dir.map_or_else(|| self.state_dir(), Ok)?.join("admin.sock"))
     }
+
+    /// Where a client that was not told looks for a daemon's admin socket, the likeliest first: where a
+    /// daemon of this user has it, then where the system's has it.
+    pub fn admin_socket_candidates(&self) -> Vec<PathBuf> {
+        let mut candidates: Vec<PathBuf> = self.admin_socket(None).into_iter().collect();
+        candidates.extend(self.state_dir().map(|folder| folder.join("admin.sock")));
+        candidates.push("/run/millstream/admin.sock".into());
+        candidates.dedup();
+        candidates
+    }
 }
 
 #[cfg(test)]
@@ -98,5 +108,16 @@ mod tests {
         );
         assert_eq!(socket(&[("XDG_RUNTIME_DIR", "/r")]), Ok("/r/millstream/admin.sock".into()));
         assert_eq!(socket(&[("XDG_RUNTIME_DIR", "")]), Ok("/s/admin.sock".into()));
+    }
+
+    #[test]
+    fn a_client_looks_at_home_first_and_then_at_the_systems_daemon() {
+        let candidates = |variables: &[(&str, &str)]| Environment::of("m", variables).admin_socket_candidates();
+        let home = PathBuf::from("/u/.local/state/millstream/admin.sock");
+        let system = PathBuf::from("/run/millstream/admin.sock");
+        let user = PathBuf::from("/r/millstream/admin.sock");
+        assert_eq!(candidates(&[("HOME", "/u")]), [home.clone(), system.clone()]);
+        assert_eq!(candidates(&[]).as_slice(), std::slice::from_ref(&system));
+        assert_eq!(candidates(&[("HOME", "/u"), ("XDG_RUNTIME_DIR", "/r")]), [user, home, system]);
     }
 }

@@ -12,13 +12,13 @@ pub enum Kind {
     Path,
     /// `true` or `false`.
     Bool,
-    /// A whole number in a range, in a unit.
+    /// A whole number in a range.
     Integer {
         /// Smallest allowed.
         min: u64,
         /// Largest allowed.
         max: u64,
-        /// What it counts.
+        /// What it counts; empty where it counts nothing.
         unit: &'static str,
     },
     /// One of a few words.
@@ -41,7 +41,8 @@ impl Kind {
             Kind::Path => "a path".into(),
             Kind::Bool => "true or false".into(),
             Kind::Integer { min, max, unit } => {
-                format!("a whole number of {unit} from {} to {}", grouped(min), grouped(max))
+                let of = if unit.is_empty() { String::new() } else { format!(" of {unit}") };
+                format!("a whole number{of} from {} to {}", grouped(min), grouped(max))
             }
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
             Kind::List => "a list of texts, at least one".into(),
@@ -119,9 +120,8 @@ const DAY_MS: u64 = 86_400_000;
 pub const SECTIONS: &[(&str, &str)] = &[
     ("", "What runs, and where it keeps its state."),
     ("source", "Where events come from."),
-    ("source.kafka", "Any librdkafka property of the source's clients, as it is."),
+    ("source.kafka", "Any librdkafka property, as it is; for all clients of the daemon."),
     ("sink", "Where predictions and dead letters go."),
-    ("sink.kafka", "Any librdkafka property of the sink's client, as it is."),
     ("learn", "Whether the model goes on learning."),
     ("delivery", "What a crash may repeat."),
     ("checkpoint", "How often the state is saved, and where."),
@@ -186,7 +186,7 @@ pub const KEYS: &[Key] = &[
     key("source.rate", integer(0, 1_000_000_000, "events a second"), Default::Value("0"), "Events a second; 0 is as fast as they are taken.")
         .only(RATE),
     key("source.events", integer(0, u64::MAX >> 1, "events"), Default::Value("0"), "Events in all; 0 never ends.").only(RATE),
-    key("source.seed", integer(0, u64::MAX >> 1, "(any)"), Default::Value("1"), "Seed of the stream: equal seeds give equal events.").only(RATE),
+    key("source.seed", integer(0, u64::MAX >> 1, ""), Default::Value("1"), "Seed of the stream: equal seeds give equal events.").only(RATE),
     key("source.features", integer(1, 1_000, "features"), Default::Value("10"), "Features an event.").only(RATE),
     key(
         "source.drift_events",
@@ -200,7 +200,7 @@ pub const KEYS: &[Key] = &[
         "sink.kind",
         Kind::OneOf(&["kafka", "socket", "file", "console", "none"]),
         Default::Computed("`socket` where the source is a socket; required otherwise"),
-        "Where predictions go. `socket` answers the client on its connection.",
+        "Where predictions go. `socket` answers the client on its connection; `kafka` needs a kafka source, and writes to its brokers.",
     ),
     key(
         "sink.topic",
@@ -209,7 +209,6 @@ pub const KEYS: &[Key] = &[
         "Topic of the predictions. Made like the input if it is missing and the broker allows it; one with fewer partitions than the input is refused.",
     )
     .only(KAFKA),
-    key("sink.brokers", Kind::Text, Default::Computed("`source.brokers`"), "Brokers to ask first.").only(KAFKA),
     key("sink.path", Kind::Path, Default::Required, "File of the predictions (NDJSON).").only(FILE),
     key(
         "sink.rotate_bytes",
@@ -224,13 +223,12 @@ pub const KEYS: &[Key] = &[
         Default::Absent,
         "Where events go that cannot be decoded or break a limit: a topic for a kafka sink, else a path. Absent: they are counted and dropped.",
     ),
-    key("sink.kafka", Kind::Properties, Default::Computed("the properties of `[source.kafka]`"), "A property.").only(KAFKA),
     key("learn.enabled", Kind::Bool, Default::Value("true"), "`false` freezes the model.").reloadable(),
     key(
         "delivery.guarantee",
         Kind::OneOf(&["exactly-once", "at-least-once"]),
         Default::Computed("`exactly-once` where source and sink can keep it, else `at-least-once`"),
-        "What a crash may repeat. A socket and standard input cannot be read again, and a console, or a Kafka sink behind another source, cannot take back what it was given: there it is `at-least-once`.",
+        "What a crash may repeat. A socket and standard input cannot be read again, and a console cannot take back what it was given: there it is `at-least-once`.",
     ),
     key(
         "delivery.commit_interval_ms",
@@ -330,8 +328,8 @@ fn distance(a: &str, b: &str) -> usize {
     for (i, row) in rows.iter_mut().enumerate() {
         row[0] = i;
     }
-    for j in 0..=b.len() {
-        rows[0][j] = j;
+    for (j, cell) in rows[0].iter_mut().enumerate() {
+        *cell = j;
     }
     for i in 1..=a.len() {
         for j in 1..=b.len() {
@@ -351,7 +349,7 @@ pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push('_');
         }
         text.push(digit);

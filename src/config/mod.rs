@@ -191,14 +191,10 @@ pub struct SinkConfig {
 /// Where predictions go.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SinkKind {
-    /// A topic.
+    /// A topic of the source's cluster.
     Kafka {
         /// Its name.
         topic: String,
-        /// `host:port`, several separated by commas.
-        brokers: String,
-        /// librdkafka properties, as they are.
-        properties: BTreeMap<String, String>,
     },
     /// Back to the client, on its connection.
     Socket,
@@ -248,11 +244,7 @@ impl Guarantee {
     /// The strongest that a source and a sink can keep together: the source must be readable again, and
     /// the sink must be able to take back what was not committed.
     pub fn strongest(source: &SourceKind, sink: &SinkKind) -> Guarantee {
-        let sink_can = match sink {
-            SinkKind::Kafka { .. } => matches!(source, SourceKind::Kafka { .. }),
-            SinkKind::File { .. } | SinkKind::None => true,
-            SinkKind::Socket | SinkKind::Console => false,
-        };
+        let sink_can = matches!(sink, SinkKind::Kafka { .. } | SinkKind::File { .. } | SinkKind::None);
         if sink_can && source.replayable() { Guarantee::ExactlyOnce } else { Guarantee::AtLeastOnce }
     }
     /// The word for it in the config.

@@ -26,7 +26,7 @@ impl<'a> Reader<'a> {
         self.belonging();
         let source =
             SourceConfig { kind: self.source_kind(), format: self.format(), columns: self.list("source.columns") };
-        let sink = self.sink(&source.kind);
+        let sink = self.sink();
         let guarantee = self.guarantee(&source.kind, &sink.kind);
         let state_dir = self.path_or("state_dir", |reader| reader.environment.state_dir());
         let admin_socket =
@@ -232,13 +232,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn sink(&mut self, source: &SourceKind) -> SinkConfig {
+    fn sink(&mut self) -> SinkConfig {
         let kind = self.kind_of("sink");
         if kind.is_none() && self.kind_of("source").is_some() {
             self.missing("sink.kind");
         }
         let kind = match kind.as_deref() {
-            Some("kafka") => self.kafka_sink(source),
+            Some("kafka") => SinkKind::Kafka { topic: self.text("sink.topic") },
             Some("socket") => SinkKind::Socket,
             Some("file") => SinkKind::File {
                 path: self.text("sink.path").into(),
@@ -248,22 +248,6 @@ impl<'a> Reader<'a> {
             _ => SinkKind::None,
         };
         SinkConfig { kind, dead_letters: self.optional_text("sink.dead_letters") }
-    }
-
-    fn kafka_sink(&mut self, source: &SourceKind) -> SinkKind {
-        let (source_brokers, source_properties) = match source {
-            SourceKind::Kafka { brokers, properties, .. } => (Some(brokers.clone()), properties.clone()),
-            _ => (None, BTreeMap::new()),
-        };
-        let brokers = self.optional_text("sink.brokers").or(source_brokers);
-        if brokers.is_none() && self.kind_of("source").is_some() {
-            self.missing("sink.brokers");
-        }
-        SinkKind::Kafka {
-            topic: self.text("sink.topic"),
-            brokers: brokers.unwrap_or_default(),
-            properties: self.raw.properties.get("sink.kafka").cloned().unwrap_or(source_properties),
-        }
     }
 
     fn guarantee(&mut self, source: &SourceKind, sink: &SinkKind) -> Guarantee {
@@ -306,9 +290,20 @@ impl<'a> Reader<'a> {
             let what = format!("{:?}: only CSV has columns", config.source.columns);
             self.refuse("source.columns", what, "remove it, or set source.format = \"csv\"");
         }
-        if config.sink.kind == SinkKind::Socket && self.kind_of("source").is_some_and(|kind| kind != "socket") {
-            let what = format!("\"socket\" answers clients, but source.kind is \"{}\"", config.source.kind.name());
-            self.refuse("sink.kind", what, "use kafka, file, console or none");
+        let needs = match &config.sink.kind {
+            SinkKind::Socket => {
+                Some(("socket", "answers clients", "kafka (from a kafka source), file, console or none"))
+            }
+            SinkKind::Kafka { .. } => {
+                Some(("kafka", "writes beside its input", "socket (to a socket source), file, console or none"))
+            }
+            _ => None,
+        };
+        if let Some((sink, does, others)) = needs
+            && self.kind_of("source").is_some_and(|kind| kind != sink)
+        {
+            let what = format!("\"{sink}\" {does}, but source.kind is \"{}\"", config.source.kind.name());
+            self.refuse("sink.kind", what, &format!("use {others}"));
         }
         let limits = &config.limits;
         if limits.connections_per_address_max > limits.connections_max && limits.connections_max > 0 {

@@ -59,6 +59,7 @@ fn default(key: &Key) -> String {
         Default::Required => "required".into(),
         Default::Value(text) => format!("`{text}`"),
         Default::Computed(words) => words.into(),
+        Default::Absent if key.kind == Kind::Properties => "none".into(),
         Default::Absent => "–".into(),
     }
 }

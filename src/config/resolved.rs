@@ -108,11 +108,7 @@ impl Config {
     fn sink_values(&self, values: &mut Vec<(&'static str, Value)>) {
         values.push(("sink.kind", text(self.sink.kind.name())));
         match &self.sink.kind {
-            SinkKind::Kafka { topic, brokers, properties } => values.extend([
-                ("sink.topic", text(topic)),
-                ("sink.brokers", text(brokers)),
-                ("sink.kafka", table(properties)),
-            ]),
+            SinkKind::Kafka { topic } => values.push(("sink.topic", text(topic))),
             SinkKind::File { path: file, rotate_bytes } => {
                 values.push(("sink.path", path(file)));
                 values.extend(rotate_bytes.map(|bytes| ("sink.rotate_bytes", integer(bytes))));

@@ -44,6 +44,9 @@ impl Table {
     /// Gets ready to take an update back.
     pub fn begin(&mut self, x: Features<'_>) {
         self.swapped = false;
+        if self.swaps && self.l1.is_empty() {
+            return;
+        }
         self.undo.clear();
         let (dense, kept) = (x.dense.len(), if self.swaps { 3 } else { 0 });
         for column in [&self.w, &self.a, &self.b, &self.l1].into_iter().skip(kept) {

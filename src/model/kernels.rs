@@ -9,6 +9,7 @@ use super::Features;
 const LANES: usize = 8;
 
 /// The sum of eight lanes, as a tree: ((0+4)+(2+6)) + ((1+5)+(3+7)).
+#[inline]
 fn tree(lanes: [f64; LANES]) -> f64 {
     let [a, b, c, d, e, f, g, h] = lanes;
     ((a + e) + (c + g)) + ((b + f) + (d + h))
@@ -16,6 +17,7 @@ fn tree(lanes: [f64; LANES]) -> f64 {
 
 /// Σ a·b of two slices of one length. Element i of a whole run of eight goes to lane i mod 8; of what
 /// is left, a run of four goes to the first four lanes, and up to three elements are added at the end.
+#[inline]
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0; LANES];
     let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
@@ -59,6 +61,7 @@ pub fn sparse_dot(weights: &[f64], indices: &[u32], values: &[f64]) -> f64 {
 }
 
 /// Σ weights·features: `weights` holds the dense ones first, then the hashed table.
+#[inline]
 pub fn margin(weights: &[f64], x: Features<'_>) -> f64 {
     let (dense, slots) = weights.split_at(x.dense.len());
     let sum = dot(dense, x.dense);
@@ -128,6 +131,7 @@ const TAYLOR: [f64; 12] = {
 };
 
 /// 1 / (1 + e^−z), and exactly 0 and 1 beyond ±30, as River has it.
+#[inline]
 pub fn sigmoid(z: f64) -> f64 {
     if z < -30.0 {
         0.0

@@ -177,7 +177,9 @@ impl Optimizer {
         match self {
             Optimizer::Sgd { rate } => {
                 let rate = rate.at(t);
-                table.each1(x, |x, w| w - rate * (x * slope + l2 * w))
+                // Grouped so that all but one product is ready before the slope is known.
+                let shrink = rate * l2;
+                table.each1(x, |x, w| (w - shrink * w) - (rate * x) * slope)
             }
             Optimizer::AdaGrad { rate, eps } => {
                 let rate = rate.at(t);

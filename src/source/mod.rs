@@ -2,6 +2,8 @@
 
 pub mod file;
 pub mod frame;
+pub mod generator;
+pub mod rate;
 pub mod socket;
 
 use crate::batch::Block;

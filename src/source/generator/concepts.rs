@@ -4,8 +4,9 @@ use super::draws::{Draws, reflected};
 use super::{Cell, GeneratorOptions};
 
 /// Digits as the names of classes.
-const DIGITS: [&str; 20] =
-    ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19"];
+const DIGITS: [&str; 21] = [
+    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19", "20",
+];
 
 /// The name of a small number (up to 20).
 fn digit(n: i64) -> Cell {

@@ -111,6 +111,7 @@ pub struct Pipeline {
     learned: u64,
     golden: Vec<GoldenRow>,
     hash: String,
+    shape: Shape,
     row: Row,
     scratch: Scratch,
 }

@@ -1,17 +1,20 @@
 //! The commands: one function each, called by `main` through [`dispatch`].
 //!
-//! MERGE PLACEHOLDERS, to be replaced by the real functions (same names and signatures): [`run`],
-//! [`demo`], [`evaluate`], [`train`], [`replay`], [`inspect`], [`ctl`], and `check_pipeline`.
-
+mod demo;
+pub mod evaluate;
+pub mod events;
 mod generate;
+pub mod inspect;
+mod replay;
+mod run;
+pub mod train;
 mod validate;
 
+pub use demo::demo;
 pub use generate::generate;
 pub use validate::validate;
 
-use crate::cli::{
-    Cli, Command, ConfigArgs, CtlArgs, DemoArgs, EvaluateArgs, InspectArgs, ReplayArgs, RunArgs, TrainArgs,
-};
+use crate::cli::{Cli, Command, ConfigArgs, CtlArgs};
 use crate::config::{Config, Environment};
 use crate::error::{Fault, Result};
 use std::io::Write;
@@ -23,12 +26,12 @@ use std::io::Write;
 pub fn dispatch(cli: Cli) -> Result<(), Vec<Fault>> {
     let done = match cli.command {
         Command::Validate(args) => return validate(&args, check_pipeline),
-        Command::Run(args) => run(load(&args.config)?, &args),
-        Command::Replay(args) => replay(load(&args.config)?, &args),
+        Command::Run(args) => run::run(load(&args.config)?, &args),
+        Command::Replay(args) => replay::replay(&load(&args.config)?, &args),
         Command::Demo(args) => demo(&args),
-        Command::Evaluate(args) => evaluate(&args),
-        Command::Train(args) => train(&args),
-        Command::Inspect(args) => inspect(&args),
+        Command::Evaluate(args) => evaluate::evaluate(&args),
+        Command::Train(args) => train::train(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
         Command::Ctl(args) => ctl(&args),
         Command::Generate(args) => generate(&args),
     };
@@ -55,70 +58,39 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-fn not_built(name: &str) -> Result<()> {
-    Err(Fault::internal(format!("{name}: not built yet")))
-}
-
-/// Placeholder: what `validate` checks beyond the config.
+/// What `validate` checks beyond the config: the pipeline, its golden rows, and the columns.
 fn check_pipeline(config: &Config) -> Result<(), Vec<Fault>> {
-    match std::fs::metadata(&config.pipeline) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(vec![Fault::misuse(format!("pipeline {}: {error}", config.pipeline.display()))]),
+    crate::engine::read_pipeline(config).map(|_| ()).map_err(|fault| vec![fault])
+}
+
+/// Asks a running daemon.
+///
+/// # Errors
+/// Environment, where no daemon answers; Misuse, where it refuses.
+pub fn ctl(args: &CtlArgs) -> Result<()> {
+    use crate::admin::CtlAction as Ask;
+    let action = match &args.action {
+        crate::cli::CtlAction::Status => Ask::Status,
+        crate::cli::CtlAction::Versions => Ask::Versions,
+        crate::cli::CtlAction::Swap { file } => Ask::Swap(file.clone()),
+        crate::cli::CtlAction::Rollback => Ask::Rollback,
+        crate::cli::CtlAction::Checkpoint => Ask::Checkpoint,
+        crate::cli::CtlAction::Pause => Ask::Pause,
+        crate::cli::CtlAction::Resume => Ask::Resume,
+        crate::cli::CtlAction::Drain => Ask::Drain,
+    };
+    let socket = match &args.socket {
+        Some(socket) => socket.clone(),
+        None => default_socket(),
+    };
+    crate::admin::ctl(&socket, action, args.json)
+}
+
+/// Where a daemon of this user has its admin socket: as the config's default, else the system service's.
+fn default_socket() -> std::path::PathBuf {
+    let user = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| std::path::Path::new(&dir).join("millstream/admin.sock"));
+    match user {
+        Some(path) if path.exists() => path,
+        _ => "/run/millstream/admin.sock".into(),
     }
-}
-
-/// Placeholder.
-///
-/// # Errors
-/// Always.
-pub fn run(_config: Config, _args: &RunArgs) -> Result<()> {
-    not_built("run")
-}
-
-/// Placeholder.
-///
-/// # Errors
-/// Always.
-pub fn replay(_config: Config, _args: &ReplayArgs) -> Result<()> {
-    not_built("replay")
-}
-
-/// Placeholder.
-///
-/// # Errors
-/// Always.
-pub fn demo(_args: &DemoArgs) -> Result<()> {
-    not_built("demo")
-}
-
-/// Placeholder.
-///
-/// # Errors
-/// Always.
-pub fn evaluate(_args: &EvaluateArgs) -> Result<()> {
-    not_built("evaluate")
-}
-
-/// Placeholder.
-///
-/// # Errors
-/// Always.
-pub fn train(_args: &TrainArgs) -> Result<()> {
-    not_built("train")
-}
-
-/// Placeholder.
-///
-/// # Errors
-/// Always.
-pub fn inspect(_args: &InspectArgs) -> Result<()> {
-    not_built("inspect")
-}
-
-/// Placeholder.
-///
-/// # Errors
-/// Always.
-pub fn ctl(_args: &CtlArgs) -> Result<()> {
-    not_built("ctl")
 }

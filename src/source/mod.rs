@@ -3,6 +3,8 @@
 pub mod file;
 pub mod frame;
 pub mod kafka;
+pub mod generator;
+pub mod rate;
 pub mod socket;
 
 use crate::batch::Block;

@@ -257,7 +257,7 @@ mod tests {
     /// Against probabilities that River 0.26.1 gave for the same rows, before it learned each.
     #[test]
     fn equals_river() {
-        let text = include_str!("../../tests/oracle/river_naive_bayes_k_means.json");
+        let text = include_str!("../../tests/data/river/naive_bayes_k_means.json");
         let oracle: Value = serde_json::from_str(text).expect("JSON");
         for (name, label, classes) in
             [("binary", LabelKind::Bool, 2), ("multiclass", LabelKind::Category { classes_max: 5 }, 3)]

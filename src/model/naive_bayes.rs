@@ -104,15 +104,13 @@ impl GaussianNaiveBayes {
         let mut sum = libm::log(self.counts[class] / total);
         if self.pdf_floor > 0.0 {
             // One logarithm for four features: the product of four stays between 1e-36 and 1e280.
-            let mut i = 0;
-            while i < x.len() {
-                let end = (i + 4).min(x.len());
+            for (chunk, factors) in factor.chunks(4).enumerate() {
                 let mut product = 1.0;
-                for j in i..end {
-                    product *= self.pdf_floor + (libm::exp(-0.5 * z2(j)) * factor[j]).min(DENSITY_MAX);
+                for (j, factor) in factors.iter().enumerate() {
+                    let density = libm::exp(-0.5 * z2(4 * chunk + j)) * factor;
+                    product *= self.pdf_floor + density.min(DENSITY_MAX);
                 }
                 sum += libm::log(product);
-                i = end;
             }
         } else {
             for (i, log_factor) in factor.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Losses of one raw score (margin) and one target: gradient and mean function, with River's names,
 //! conventions at kinks, and defaults.
 
-use super::kernels::sigmoid;
+use super::kernels::{exp, sigmoid};
 use super::options::{Options, Range};
 use crate::error::Result;
 
@@ -111,7 +111,7 @@ impl Loss {
                 if r.abs() <= epsilon { r } else { epsilon.copysign(r) }
             }
             Loss::Log => log_gradient(side, p * side),
-            Loss::Poisson => libm::exp(p) - y,
+            Loss::Poisson => exp(p) - y,
             Loss::Quantile { alpha } => f64::from(u8::from(y < p)) - alpha,
             Loss::Squared => 2.0 * (p - y),
         }
@@ -121,7 +121,7 @@ impl Loss {
     pub fn mean(self, p: f64) -> f64 {
         match self {
             Loss::Focal { .. } | Loss::Hinge { .. } | Loss::Log => sigmoid(p),
-            Loss::Poisson => libm::exp(p),
+            Loss::Poisson => exp(p),
             _ => p,
         }
     }
@@ -130,11 +130,11 @@ impl Loss {
 /// River turns to the first-order terms beyond ±18.
 fn log_gradient(side: f64, z: f64) -> f64 {
     if z > 18.0 {
-        libm::exp(-z) * -side
+        exp(-z) * -side
     } else if z < -18.0 {
         -side
     } else {
-        -side / (libm::exp(z) + 1.0)
+        -side / (exp(z) + 1.0)
     }
 }
 
@@ -190,6 +190,6 @@ mod tests {
         assert_eq!(Loss::Quantile { alpha: 0.25 }.gradient(1.0, 1.0), -0.25);
         assert_eq!(Loss::Quantile { alpha: 0.25 }.gradient(1.0, 2.0), 0.75);
         assert_eq!(Loss::Log.gradient(1.0, -19.0), -1.0);
-        assert_eq!(Loss::Log.gradient(0.0, -19.0), libm::exp(-19.0));
+        assert_eq!(Loss::Log.gradient(0.0, -19.0), exp(-19.0));
     }
 }

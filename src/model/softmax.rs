@@ -1,7 +1,7 @@
 //! Softmax (multinomial logistic) regression: a row of weights and an optimizer of its own a class, no
 //! intercept, as in River. A class is known from the first example that was learned for it.
 
-use super::kernels::{finite, margin};
+use super::kernels::{exp, finite, margin};
 use super::optimizer::Optimizer;
 use super::options::{Options, Range};
 use super::table::{Table, check_finite};
@@ -71,7 +71,7 @@ impl Softmax {
         }
         let mut total = 0.0;
         for (_, out) in self.rows.iter().zip(&mut *out).filter(|(row, _)| row.iterations > 0) {
-            *out = libm::exp(*out - max);
+            *out = exp(*out - max);
             total += *out;
         }
         if total != 0.0 {

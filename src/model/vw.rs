@@ -1,10 +1,11 @@
 //! Vowpal Wabbit's default update: adaptive (Duchi et al. 2011), scale-free ("normalized": Ross, Mineiro &
 //! Langford 2013) and importance-invariant (Karampatziakis & Langford 2011), with VW 9.11's defaults.
 //!
-//! VW computes in f32, here everything is f64: scores agree to f32's accuracy. Like VW, an intercept is one more feature of value 1, features
-//! of value 0 are left out, and a regressor's scores stay within the labels seen so far (and 0).
+//! VW computes in f32, here everything is f64: scores agree to f32's accuracy. As in VW, the intercept
+//! is one more feature of value 1, features of value 0 are left out, and scores (but those of logistic
+//! loss) stay within 0 and the labels seen so far.
 
-use super::kernels::{finite, margin, poison, sigmoid};
+use super::kernels::{exp, finite, margin, poison, sigmoid};
 use super::linear::{class_of, class_weight};
 use super::options::{Options, Range};
 use super::table::{Table, read_finite};
@@ -34,7 +35,7 @@ impl VwLoss {
         match self {
             VwLoss::Hinge => (1.0, y * p < 1.0),
             VwLoss::Logistic => {
-                let slope = 1.0 / (1.0 + libm::exp(y * p));
+                let slope = 1.0 / (1.0 + exp(y * p));
                 (slope * slope, true)
             }
             VwLoss::Quantile { tau } => {
@@ -55,7 +56,7 @@ impl VwLoss {
                 y * if step < error { scale } else { error / reach }
             }
             VwLoss::Logistic => {
-                let power = libm::exp(y * p);
+                let power = exp(y * p);
                 if step < TINY_STEP {
                     return y * scale / (1.0 + power);
                 }
@@ -66,7 +67,7 @@ impl VwLoss {
                 if (slope * step).abs() < error.abs() { slope * scale } else { error / reach }
             }
             VwLoss::Squared if step < TINY_STEP => 2.0 * (y - p) * scale,
-            VwLoss::Squared => (y - p) * (1.0 - libm::exp(-2.0 * step)) / reach,
+            VwLoss::Squared => (y - p) * (1.0 - exp(-2.0 * step)) / reach,
         }
     }
 }
@@ -74,7 +75,7 @@ impl VwLoss {
 /// W(e^x) − x, W being Lambert's function, in VW's approximation (absolute error below 9e-5): a guess
 /// and one step of Fritsch, Shafer & Crowley (1973).
 fn lambert_minus(x: f64) -> f64 {
-    let guess = if x >= 1.0 { 0.86 * x + 0.01 } else { libm::exp(0.8 * x - 0.65) };
+    let guess = if x >= 1.0 { 0.86 * x + 0.01 } else { exp(0.8 * x - 0.65) };
     let rest = if x >= 1.0 { x - libm::log(guess) - guess } else { 0.2 * x + 0.65 - guess };
     let t = 1.0 + guess;
     let u = 2.0 * t * (t + 2.0 * rest / 3.0);
@@ -177,16 +178,9 @@ impl Vw {
         })
     }
 
-    /// The raw score, within `min..=max`. NaN stays NaN.
-    fn raw(&self, x: Features<'_>, min: f64, max: f64) -> f64 {
-        let raw = margin(&self.table.w, x) + self.table.w[self.table.w.len() - 1];
-        if raw < min {
-            min
-        } else if raw > max {
-            max
-        } else {
-            raw
-        }
+    /// The raw score before it is kept within the labels.
+    fn raw(&self, x: Features<'_>) -> f64 {
+        margin(&self.table.w, x) + self.table.w[self.table.w.len() - 1]
     }
 
     /// Calls `f` with (weight, g2, scale) and value of each feature that isn't 0, the intercept last.
@@ -237,10 +231,11 @@ impl Vw {
             self.label_min = self.label_min.min(y);
             self.label_max = self.label_max.max(y);
         }
-        let p = self.raw(x, self.label_min, self.label_max);
+        let raw = self.raw(x);
+        let p = raw.clamp(self.label_min, self.label_max);
         let (square, loss) = self.loss.square_gradient(y, p);
-        if !loss && p.is_finite() {
-            return 0;
+        if !loss || !raw.is_finite() {
+            return poison(raw);
         }
         let g2 = weight * square;
         let (reach, common, mut bits) = if g2 == 0.0 { (1.0, 1.0, 0) } else { self.prepare(x, g2, weight) };
@@ -270,7 +265,7 @@ impl Model for Vw {
     }
 
     fn score(&self, x: Features<'_>, _: &mut Scratch, out: &mut [f64]) {
-        let raw = self.raw(x, self.label_min, self.label_max);
+        let raw = self.raw(x).clamp(self.label_min, self.label_max);
         out[0] = if self.task == Task::Binary { sigmoid(raw) } else { raw };
     }
 
@@ -305,7 +300,11 @@ impl Model for Vw {
     fn load(&mut self, state: &State, prefix: &str) -> Result<()> {
         self.table.load(state, prefix, NAMES)?;
         let mut numbers = [0.0; 4];
-        read_finite(state, &format!("{prefix}totals"), &mut numbers)?;
+        let name = format!("{prefix}totals");
+        read_finite(state, &name, &mut numbers)?;
+        if numbers[2] > numbers[3] {
+            return Err(Fault::corruption(format!("tensor {name:?}: the least label is greater than the greatest")));
+        }
         self.set_numbers(numbers);
         Ok(())
     }

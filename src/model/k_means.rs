@@ -146,7 +146,7 @@ mod tests {
     /// From the centres that River 0.26.1 began with, the same clusters and the same centres at the end.
     #[test]
     fn equals_river_from_equal_centers() {
-        let text = include_str!("../../tests/oracle/river_naive_bayes_k_means.json");
+        let text = include_str!("../../tests/data/river/naive_bayes_k_means.json");
         let oracle = &serde_json::from_str::<Value>(text).expect("JSON")["k_means"];
         let centers = |of: &str| oracle[of].as_array().expect("centres").iter().flat_map(numbers).collect::<Vec<_>>();
         let mut model = build(r#"{"kind":"k-means","n_clusters":3,"halflife":0.3}"#, 3).expect("model");

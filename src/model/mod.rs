@@ -6,6 +6,7 @@
 
 pub mod k_means;
 pub mod kernels;
+pub mod layers;
 pub mod linear;
 pub mod loss;
 pub mod multilayer_perceptron;

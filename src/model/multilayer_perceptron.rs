@@ -15,8 +15,8 @@
 //! in that order (layer by layer, weights before bias) `gradient`, `moment1` and, for Adam, `moment2`,
 //! f32; `unit` u64 \[2\] (events in the open unit, steps taken) and `unit_weight` f64 \[1\].
 
+use super::layers::{Activation, Layer, dot, first_parameters, forward, link, single};
 use super::options::{Options, Range};
-use super::random::Random;
 use super::{Features, LabelKind, Learned, Model, Scratch, Shape, Task, dense_only};
 use crate::error::{Fault, Result};
 use crate::state::{Data, State};
@@ -31,51 +31,6 @@ const PARAMETERS_MAX: usize = 1 << 26;
 const LAYERS_MAX: usize = 64;
 const WIDTH_MAX: u64 = 65_536;
 const UNIT_EVENTS_MAX: u64 = 1 << 20;
-
-/// What a hidden layer's sums go through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// max(0, x).
-    Relu,
-    /// The hyperbolic tangent.
-    Tanh,
-    /// 1 / (1 + e^-x).
-    Sigmoid,
-    /// x.
-    Identity,
-}
-
-impl Activation {
-    /// Names in a spec.
-    pub const NAMES: &'static [&'static str] = &["relu", "tanh", "sigmoid", "identity"];
-
-    /// The activation of a name of [`Activation::NAMES`].
-    pub fn named(name: &str) -> Activation {
-        match name {
-            "tanh" => Activation::Tanh,
-            "sigmoid" => Activation::Sigmoid,
-            "identity" => Activation::Identity,
-            _ => Activation::Relu,
-        }
-    }
-    fn apply(self, values: &mut [f32]) {
-        match self {
-            Activation::Relu => values.iter_mut().for_each(|v| *v = if *v > 0.0 { *v } else { 0.0 }),
-            Activation::Tanh => values.iter_mut().for_each(|v| *v = libm::tanhf(*v)),
-            Activation::Sigmoid => values.iter_mut().for_each(|v| *v = 1.0 / (1.0 + libm::expf(-*v))),
-            Activation::Identity => {}
-        }
-    }
-    /// The derivative, from the activation's value.
-    fn slope(self, value: f32) -> f32 {
-        match self {
-            Activation::Relu => f32::from(value > 0.0),
-            Activation::Tanh => 1.0 - value * value,
-            Activation::Sigmoid => value * (1.0 - value),
-            Activation::Identity => 1.0,
-        }
-    }
-}
 
 /// How a unit's mean gradient becomes a step.
 #[derive(Debug, Clone, Copy)]
@@ -113,23 +68,6 @@ fn read_hidden(options: &mut Options<'_>) -> Result<Vec<usize>> {
     let widths = value.as_array().filter(|list| list.len() <= LAYERS_MAX).map(|list| list.iter().map(width));
     let widths: Option<Vec<usize>> = widths.and_then(Iterator::collect);
     widths.ok_or_else(|| options.fault("layers", value, "a list of at most 64 widths, each from 1 to 65,536"))
-}
-
-/// A layer's place among the parameters: inputs × outputs weights from `at` on, then the bias.
-#[derive(Debug, Clone, Copy)]
-struct Layer {
-    inputs: usize,
-    outputs: usize,
-    at: usize,
-}
-
-impl Layer {
-    fn bias_at(&self) -> usize {
-        self.at + self.inputs * self.outputs
-    }
-    fn end(&self) -> usize {
-        self.bias_at() + self.outputs
-    }
 }
 
 struct Perceptron {
@@ -210,82 +148,6 @@ pub fn build_multilayer_perceptron(mut options: Options<'_>, shape: &Shape) -> R
         width,
         layers,
     }))
-}
-
-fn first_parameters(layers: &[Layer], activation: Activation, seed: u64) -> Vec<f32> {
-    let mut random = Random::new(seed);
-    let mut parameters = vec![0.0; layers.last().map_or(0, Layer::end)];
-    for (i, layer) in layers.iter().enumerate() {
-        let relu = activation == Activation::Relu && i + 1 < layers.len();
-        let fan = if relu { layer.inputs } else { layer.inputs + layer.outputs };
-        let limit = (6.0 / fan as f64).sqrt();
-        for weight in &mut parameters[layer.at..layer.bias_at()] {
-            *weight = ((2.0 * random.uniform() - 1.0) * limit) as f32;
-        }
-    }
-    parameters
-}
-
-/// out = bias + x · weights; weights are inputs × outputs. Each output adds up its inputs in order.
-fn forward(x: &[f32], weights: &[f32], bias: &[f32], out: &mut [f32]) {
-    const LANES: usize = 8;
-    let outputs = out.len();
-    let mut from = 0;
-    while from + LANES <= outputs {
-        let mut sums = [0.0f32; LANES];
-        sums.copy_from_slice(&bias[from..from + LANES]);
-        for (x, row) in x.iter().zip(weights.chunks_exact(outputs)) {
-            let row: &[f32; LANES] = row[from..from + LANES].try_into().expect("a slice of eight");
-            for lane in 0..LANES {
-                sums[lane] += x * row[lane];
-            }
-        }
-        out[from..from + LANES].copy_from_slice(&sums);
-        from += LANES;
-    }
-    for output in from..outputs {
-        let mut sum = bias[output];
-        for (x, row) in x.iter().zip(weights.chunks_exact(outputs)) {
-            sum += x * row[output];
-        }
-        out[output] = sum;
-    }
-}
-
-/// x · y, in eight fixed lanes.
-fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    let (xs, ys) = (x.chunks_exact(8), y.chunks_exact(8));
-    let tail: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in xs.zip(ys) {
-        for lane in 0..8 {
-            lanes[lane] += x[lane] * y[lane];
-        }
-    }
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + b) + (c + d)) + ((e + f) + (g + h)) + tail
-}
-
-/// To single precision; what lies beyond its range becomes its largest number.
-fn single(x: f64) -> f32 {
-    x.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32
-}
-
-/// From the output layer's sums to a score of the task, in place; always finite.
-fn link(task: Task, outputs: &mut [f64]) {
-    for sum in outputs.iter_mut() {
-        *sum = if sum.is_nan() { 0.0 } else { sum.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) };
-    }
-    match task {
-        Task::Binary => outputs[0] = 1.0 / (1.0 + libm::exp(-outputs[0])),
-        Task::Multiclass => {
-            let largest = outputs.iter().fold(f64::MIN, |a, v| a.max(*v));
-            outputs.iter_mut().for_each(|v| *v = libm::exp(*v - largest));
-            let total: f64 = outputs.iter().sum();
-            outputs.iter_mut().for_each(|v| *v /= total);
-        }
-        _ => {}
-    }
 }
 
 impl Perceptron {
@@ -538,6 +400,7 @@ impl Model for Perceptron {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::random::Random;
 
     fn build(spec: &str, features: usize, label: LabelKind) -> Result<Box<dyn Model>> {
         let dense = (0..features).map(|i| format!("x{i}")).collect();

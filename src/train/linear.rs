@@ -1,7 +1,7 @@
 //! Linear, logistic and softmax regression by linfa: least squares by QR, elastic net by coordinate
 //! descent, the two classifiers by L-BFGS. The model's optimizer starts afresh from the fitted weights.
 
-use super::{Job, failed};
+use super::{Job, Progress, failed};
 use crate::error::{Fault, Result};
 use crate::model::options::{Options, Range};
 use crate::state::{Data, State};
@@ -13,7 +13,7 @@ use linfa_logistic::{LogisticRegression, MultiLogisticRegression};
 use ndarray::{Array1, Array2, Axis, concatenate};
 
 /// `linear-regression`.
-pub(super) fn fit_linear(job: Job<'_>, mut settings: Options<'_>) -> Result<State> {
+pub(super) fn fit_linear(job: Job<'_>, mut settings: Options<'_>, progress: Progress<'_>) -> Result<State> {
     let (l1, l2) = (job.of_model("l1", 0.0), job.of_model("l2", 0.0));
     let l1 = settings.number("l1", l1, Range::NotNegative)?;
     let l2 = settings.number("l2", l2, Range::NotNegative)?;
@@ -23,7 +23,7 @@ pub(super) fn fit_linear(job: Job<'_>, mut settings: Options<'_>) -> Result<Stat
     settings.finish()?;
     online_optimizer(&job)?;
     if l1 == 0.0 && l2 == 0.0 {
-        return fit_least_squares(job, intercept);
+        return fit_least_squares(job, intercept, progress);
     }
     job.unweighted()?;
     let data = Dataset::new(job.table.x.clone(), Array1::from(job.table.target.clone()));
@@ -34,26 +34,55 @@ pub(super) fn fit_linear(job: Job<'_>, mut settings: Options<'_>) -> Result<Stat
 }
 
 /// Weighted least squares: rows, the intercept's 1 included, are scaled by the root of their weight.
-fn fit_least_squares(job: Job<'_>, intercept: bool) -> Result<State> {
+///
+/// A column that is a sum of the columns before it (and of the intercept) has no weight of its own:
+/// linfa would answer with huge weights that cancel. It gets 0, and `progress` names it.
+fn fit_least_squares(job: Job<'_>, intercept: bool, progress: Progress<'_>) -> Result<State> {
     let roots: Array1<f64> = job.table.weight.iter().map(|w| w.sqrt()).collect();
     let scale = roots.view().insert_axis(Axis(1));
-    let mut x = &job.table.x * &scale;
-    if intercept {
-        x = concatenate(Axis(1), &[x.view(), scale.view()]).map_err(|e| failed("least squares", e))?;
+    let x = &job.table.x * &scale;
+    let kept = independent(&x, intercept.then_some(&roots));
+    for column in (0..x.ncols()).filter(|c| !kept.contains(c)) {
+        let name = &job.shape.dense[column];
+        progress(0.0, &format!("feature {name:?} adds nothing to those before it: its weight is 0"));
     }
-    if x.nrows() < x.ncols() {
-        let message = format!("{} rows don't determine {} weights by least squares", x.nrows(), x.ncols());
-        return Err(Fault::misuse(message).hint("give more rows, or set l2 in [model.train]"));
+    let mut columns = x.select(Axis(1), &kept);
+    if intercept {
+        columns = concatenate(Axis(1), &[columns.view(), scale.view()]).map_err(|e| failed("least squares", e))?;
+    }
+    let mut weights = vec![0.0; x.ncols()];
+    if columns.ncols() == 0 {
+        return store(job, &weights, 0.0);
     }
     let y = Array1::from(job.table.target.clone()) * &roots;
-    let fitted = LinearRegression::new().with_intercept(false).fit(&Dataset::new(x, y));
-    let fitted = fitted.map_err(|e| {
-        failed("least squares", e)
-            .hint("columns that depend on each other have no single answer: drop one, or set l2 in [model.train]")
-    })?;
-    let mut weights = fitted.params().to_vec();
-    let constant = if intercept { weights.pop().unwrap_or(0.0) } else { 0.0 };
+    let fitted = LinearRegression::new().with_intercept(false).fit(&Dataset::new(columns, y));
+    let fitted = fitted.map_err(|e| failed("least squares", e).hint("set l2 in [model.train]"))?;
+    for (column, weight) in kept.iter().zip(fitted.params()) {
+        weights[*column] = *weight;
+    }
+    let constant = if intercept { fitted.params()[kept.len()] } else { 0.0 };
     store(job, &weights, constant)
+}
+
+/// The columns that are no sum of `first` and the columns before them, by modified Gram-Schmidt.
+fn independent(x: &Array2<f64>, first: Option<&Array1<f64>>) -> Vec<usize> {
+    /// What is left of a dependent column, as a share of its length.
+    const LEFT: f64 = 1e-9;
+    let mut directions: Vec<Array1<f64>> = first.map(|f| f / f.dot(f).sqrt()).into_iter().collect();
+    let mut kept = Vec::new();
+    for (number, column) in x.columns().into_iter().enumerate() {
+        let length = column.dot(&column).sqrt();
+        let mut left = column.to_owned();
+        for direction in &directions {
+            left.scaled_add(-direction.dot(&left), direction);
+        }
+        let remainder = left.dot(&left).sqrt();
+        if remainder.is_finite() && remainder > LEFT * length {
+            directions.push(left / remainder);
+            kept.push(number);
+        }
+    }
+    kept
 }
 
 /// `logistic-regression`.

@@ -23,6 +23,8 @@ mod linear;
 mod network;
 mod tree;
 
+pub use tree::flatten as flatten_tree;
+
 use crate::error::{Fault, Result};
 use crate::model::options::{Options, quoted};
 use crate::model::{self, LabelKind, Model, Shape};
@@ -62,12 +64,12 @@ pub const KINDS: &[&str] = &[
 pub type Progress<'a> = &'a mut dyn FnMut(f64, &str);
 
 /// Fits the model of a spec (its `[model]` table) on a table. Returns the tensors that the built
-/// model's `load(state, prefix)` accepts. The same spec and table give the same bits, but for a tree
-/// over three classes or more: linfa adds up their impurities in an order that it draws anew.
+/// model's `load(state, prefix)` accepts. The same spec and table give the same bits, except for trees:
+/// linfa breaks ties between classes, and adds up three or more, in an order that it draws anew.
 ///
 /// # Errors
 /// Misuse: a kind that isn't trained in batch, a setting out of range, a table that doesn't fit the
-/// shape or can't be fitted (one class only, fewer distinct rows than clusters, columns that depend on each other).
+/// shape or can't be fitted (one class only, fewer distinct rows than clusters).
 pub fn fit(
     model: &Map<String, Value>,
     shape: &Shape,
@@ -98,7 +100,7 @@ pub fn fit(
         "decision-tree" => tree::fit(job, settings),
         "gaussian-naive-bayes" => bayes::fit(job, settings),
         "k-means" => clusters::fit(job, settings),
-        "linear-regression" => linear::fit_linear(job, settings),
+        "linear-regression" => linear::fit_linear(job, settings, progress),
         "logistic-regression" => linear::fit_logistic(job, settings),
         "softmax-regression" => linear::fit_softmax(job, settings),
         "multilayer-perceptron" => fit_network(job, settings, progress),

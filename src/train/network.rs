@@ -5,7 +5,7 @@
 
 use super::{Job, Progress};
 use crate::error::{Fault, Result};
-use crate::model::multilayer_perceptron::Activation;
+use crate::model::layers::Activation;
 use crate::model::options::{Options, Range};
 use crate::model::random::Random;
 use crate::model::{LabelKind, Task};

@@ -3,7 +3,7 @@
 //! linfa's leaves know only their most frequent class. Ours hold the shares of all classes among the
 //! training rows that reach them, by weight, so that a score is a probability.
 
-use super::{Job, failed};
+use super::{Job, Table, failed};
 use crate::error::{Fault, Result};
 use crate::model::LabelKind;
 use crate::model::options::{Options, Range};
@@ -30,22 +30,21 @@ pub(super) fn fit(job: Job<'_>, mut settings: Options<'_>) -> Result<State> {
             .hint("linear-regression and multilayer-perceptron are trained for numbers; trees can be imported"));
     }
     let target: Array1<usize> = job.table.target.iter().map(|t| *t as usize).collect();
-    let classes = match job.table.label {
-        LabelKind::Bool => 2,
-        _ => 1 + target.iter().copied().max().unwrap_or(0),
-    };
     let weights = job.table.weight.iter().map(|w| *w as f32).collect::<Array1<f32>>();
     let data = Dataset::new(job.table.x.clone(), target).with_weights(weights);
     let params = DecisionTree::params().split_quality(quality).max_depth(Some(max_depth));
     let params = params.min_weight_split(min_weight_split).min_weight_leaf(min_weight_leaf);
     let fitted = params.min_impurity_decrease(min_decrease).fit(&data).map_err(|e| failed("the tree", e))?;
     let mut state = State::new();
-    flatten(fitted.root_node(), &job, classes).save(&mut state, job.prefix);
+    flatten(fitted.root_node(), job.table).save(&mut state, job.prefix);
     Ok(state)
 }
 
-/// The flat tree, with the classes' shares at its leaves: of `true` alone where the label is a bool.
-fn flatten(root: &TreeNode<f64, usize>, job: &Job<'_>, classes: usize) -> Ensemble {
+/// A linfa tree as flat nodes, with the classes' shares among the table's rows at its leaves: of `true`
+/// alone where the label is a bool. The table is the one that the tree was grown on.
+pub fn flatten(root: &TreeNode<f64, usize>, table: &Table) -> Ensemble {
+    let binary = table.label == LabelKind::Bool;
+    let classes = table.target.iter().fold(if binary { 2 } else { 1 }, |n, t| n.max(*t as usize + 1));
     // First with each leaf's own number, to see which rows reach it.
     let mut numbered = Ensemble::new(1, 1);
     numbered.start_tree(0);
@@ -55,11 +54,10 @@ fn flatten(root: &TreeNode<f64, usize>, job: &Job<'_>, classes: usize) -> Ensemb
         vec![f64::from(leaves)]
     });
     let mut shares = vec![0.0; leaves as usize * classes];
-    for ((x, target), weight) in job.table.x.outer_iter().zip(&job.table.target).zip(&job.table.weight) {
+    for ((x, target), weight) in table.x.outer_iter().zip(&table.target).zip(&table.weight) {
         let leaf = numbered.leaf_of(0, &x.to_vec());
         shares[leaf * classes + *target as usize] += weight;
     }
-    let binary = job.table.label == LabelKind::Bool;
     let outputs = if binary { 1 } else { classes };
     let mut tree = Ensemble::new(outputs, outputs);
     tree.start_tree(0);

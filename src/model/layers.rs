@@ -1,0 +1,149 @@
+//! Dense layers in single precision: where they lie, their first weights, and the hot loops of a network.
+//!
+//! Weights are stored inputs × outputs, so that a row of them meets one input and the compiler can work
+//! on several outputs at once. Every sum has one order: an output adds up its inputs one after another.
+
+use super::Task;
+use super::random::Random;
+
+/// What a hidden layer's sums go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// max(0, x).
+    Relu,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// 1 / (1 + e^-x).
+    Sigmoid,
+    /// x.
+    Identity,
+}
+
+impl Activation {
+    /// Names in a spec.
+    pub const NAMES: &'static [&'static str] = &["relu", "tanh", "sigmoid", "identity"];
+
+    /// The activation of a name of [`Activation::NAMES`].
+    pub fn named(name: &str) -> Activation {
+        match name {
+            "tanh" => Activation::Tanh,
+            "sigmoid" => Activation::Sigmoid,
+            "identity" => Activation::Identity,
+            _ => Activation::Relu,
+        }
+    }
+    /// Applies it in place.
+    pub(super) fn apply(self, values: &mut [f32]) {
+        match self {
+            Activation::Relu => values.iter_mut().for_each(|v| *v = if *v > 0.0 { *v } else { 0.0 }),
+            Activation::Tanh => values.iter_mut().for_each(|v| *v = libm::tanhf(*v)),
+            Activation::Sigmoid => values.iter_mut().for_each(|v| *v = 1.0 / (1.0 + libm::expf(-*v))),
+            Activation::Identity => {}
+        }
+    }
+    /// The derivative, from the activation's value.
+    pub(super) fn slope(self, value: f32) -> f32 {
+        match self {
+            Activation::Relu => f32::from(value > 0.0),
+            Activation::Tanh => 1.0 - value * value,
+            Activation::Sigmoid => value * (1.0 - value),
+            Activation::Identity => 1.0,
+        }
+    }
+}
+
+/// A layer's place among the parameters: inputs × outputs weights from `at` on, then the bias.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layer {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) at: usize,
+}
+
+impl Layer {
+    /// Where its bias begins.
+    pub(super) fn bias_at(&self) -> usize {
+        self.at + self.inputs * self.outputs
+    }
+    /// One past its last parameter.
+    pub(super) fn end(&self) -> usize {
+        self.bias_at() + self.outputs
+    }
+}
+
+/// He's uniform weights before relu, Glorot's elsewhere; biases 0.
+pub(super) fn first_parameters(layers: &[Layer], activation: Activation, seed: u64) -> Vec<f32> {
+    let mut random = Random::new(seed);
+    let mut parameters = vec![0.0; layers.last().map_or(0, Layer::end)];
+    for (i, layer) in layers.iter().enumerate() {
+        let relu = activation == Activation::Relu && i + 1 < layers.len();
+        let fan = if relu { layer.inputs } else { layer.inputs + layer.outputs };
+        let limit = (6.0 / fan as f64).sqrt();
+        for weight in &mut parameters[layer.at..layer.bias_at()] {
+            *weight = ((2.0 * random.uniform() - 1.0) * limit) as f32;
+        }
+    }
+    parameters
+}
+
+/// out = bias + x · weights; weights are inputs × outputs. Each output adds up its inputs in order.
+pub(super) fn forward(x: &[f32], weights: &[f32], bias: &[f32], out: &mut [f32]) {
+    const LANES: usize = 8;
+    let outputs = out.len();
+    let mut from = 0;
+    while from + LANES <= outputs {
+        let mut sums = [0.0f32; LANES];
+        sums.copy_from_slice(&bias[from..from + LANES]);
+        for (x, row) in x.iter().zip(weights.chunks_exact(outputs)) {
+            let row: &[f32; LANES] = row[from..from + LANES].try_into().expect("a slice of eight");
+            for lane in 0..LANES {
+                sums[lane] += x * row[lane];
+            }
+        }
+        out[from..from + LANES].copy_from_slice(&sums);
+        from += LANES;
+    }
+    for output in from..outputs {
+        let mut sum = bias[output];
+        for (x, row) in x.iter().zip(weights.chunks_exact(outputs)) {
+            sum += x * row[output];
+        }
+        out[output] = sum;
+    }
+}
+
+/// x · y, in eight fixed lanes.
+pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 8];
+    let (xs, ys) = (x.chunks_exact(8), y.chunks_exact(8));
+    let tail: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in xs.zip(ys) {
+        for lane in 0..8 {
+            lanes[lane] += x[lane] * y[lane];
+        }
+    }
+    let [a, b, c, d, e, f, g, h] = lanes;
+    ((a + b) + (c + d)) + ((e + f) + (g + h)) + tail
+}
+
+/// To single precision; what lies beyond its range becomes its largest number.
+pub(super) fn single(x: f64) -> f32 {
+    x.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32
+}
+
+/// From the output layer's sums to a score of the task, in place; always finite.
+pub(super) fn link(task: Task, outputs: &mut [f64]) {
+    for sum in outputs.iter_mut() {
+        *sum = if sum.is_nan() { 0.0 } else { sum.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) };
+    }
+    match task {
+        Task::Binary => outputs[0] = 1.0 / (1.0 + libm::exp(-outputs[0])),
+        Task::Multiclass => {
+            let largest = outputs.iter().fold(f64::MIN, |a, v| a.max(*v));
+            outputs.iter_mut().for_each(|v| *v = libm::exp(*v - largest));
+            let total: f64 = outputs.iter().sum();
+            outputs.iter_mut().for_each(|v| *v /= total);
+        }
+        _ => {}
+    }
+}

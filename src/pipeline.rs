@@ -218,6 +218,7 @@ impl Pipeline {
             learned: 0,
             golden,
             hash,
+            shape,
             row,
             scratch,
         })
@@ -258,6 +259,10 @@ impl Pipeline {
     /// Names of the classes, by number.
     pub fn classes(&self) -> &[Vec<u8>] {
         &self.classes
+    }
+    /// What the model was told about its rows.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
     /// An empty batch for its events.
     pub fn batch(&self) -> Batch {
@@ -314,8 +319,7 @@ impl Pipeline {
         if !learn || (target.is_none() && !self.model.learns_unlabelled()) || !self.model.learns() {
             return;
         }
-        let weight = self.weight.map_or(1.0, |(i, _)| batch.row_numbers(row)[i]);
-        let weight = if weight.is_nan() { 1.0 } else { weight };
+        let weight = self.weight_of(batch, row);
         self.load_row(batch, row);
         self.fill.learn(&self.row);
         self.fill.transform(&mut self.row);
@@ -391,6 +395,86 @@ impl Pipeline {
         }
         self.classes.push(name.to_vec());
         Some(self.classes.len() - 1)
+    }
+
+    /// Passes over the data that [`Pipeline::fit_steps`] needs: what stands in for missing values, then
+    /// one a step, so that each learns from what the final statistics of those before it put out.
+    pub fn learning_passes(&self) -> usize {
+        1 + self.steps.len()
+    }
+
+    /// Batch training: lets what pass number `pass` is for learn the labelled rows of a batch.
+    pub fn fit_steps(&mut self, batch: &mut Batch, pass: usize) {
+        for row in 0..batch.len() {
+            let Some(weight) = self.take_labelled(batch, row) else { continue };
+            if pass == 0 {
+                self.fill.learn(&self.row);
+                continue;
+            }
+            self.fill.transform(&mut self.row);
+            for step in &self.steps[..pass - 1] {
+                step.transform(&mut self.row, &batch.text);
+            }
+            self.steps[pass - 1].learn(&self.row, &batch.text, weight);
+        }
+    }
+
+    /// Batch training: appends the labelled rows of a batch as the model would see them (row-major),
+    /// their targets and their weights.
+    pub fn table_rows(&mut self, batch: &mut Batch, x: &mut Vec<f64>, target: &mut Vec<f64>, weight: &mut Vec<f64>) {
+        for row in 0..batch.len() {
+            let Some(w) = self.take_labelled(batch, row) else { continue };
+            self.fill.transform(&mut self.row);
+            for step in &self.steps {
+                step.transform(&mut self.row, &batch.text);
+            }
+            let y = self.target(batch, row);
+            if y.is_none() && !self.model.learns_unlabelled() {
+                continue;
+            }
+            x.extend_from_slice(&self.row.dense);
+            target.extend(y);
+            weight.push(w);
+            if self.golden.len() < GOLDEN_ROWS_MAX {
+                self.golden.push(GoldenRow { event: event_of(&self.schema, batch, row), scores: Vec::new() });
+            }
+        }
+    }
+
+    /// Takes over a trained model's tensors.
+    ///
+    /// # Errors
+    /// Corruption, naming the tensor that doesn't fit.
+    pub fn load_model(&mut self, state: &State, learned: u64) -> Result<()> {
+        self.model.load(state, "model.")?;
+        self.learned = learned;
+        Ok(())
+    }
+
+    /// Loads a row that training may use into `self.row`, and gives its weight. Rows that are turned
+    /// away are marked.
+    fn take_labelled(&mut self, batch: &mut Batch, row: usize) -> Option<f64> {
+        if batch.status[row] != RowStatus::Ok {
+            return None;
+        }
+        if let Err(reject) = self.take_row(batch, row) {
+            batch.status[row] = RowStatus::Rejected(reject);
+            return None;
+        }
+        let labelled = match self.label {
+            Some((_, Slot::Number(slot))) => !batch.row_numbers(row)[slot].is_nan(),
+            Some((_, Slot::Token(slot))) => batch.row_tokens(row)[slot].kind != TokenKind::Missing,
+            None => false,
+        };
+        if !labelled && !self.model.learns_unlabelled() {
+            return None;
+        }
+        Some(self.weight_of(batch, row))
+    }
+
+    fn weight_of(&self, batch: &Batch, row: usize) -> f64 {
+        let weight = self.weight.map_or(1.0, |(i, _)| batch.row_numbers(row)[i]);
+        if weight.is_nan() { 1.0 } else { weight }
     }
 
     /// Everything that a later score depends on, and the manifest that belongs to it.

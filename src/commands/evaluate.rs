@@ -35,8 +35,12 @@ pub struct Evaluation {
 /// Misuse or Environment, naming the file; a metric that isn't there.
 pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
     if !args.outs.is_empty() && args.outs.len() != args.pipelines.len() {
-        return Err(Fault::misuse(format!("--out names {} files for {} pipelines", args.outs.len(), args.pipelines.len()))
-            .hint("name one for each pipeline, in their order"));
+        return Err(Fault::misuse(format!(
+            "--out names {} files for {} pipelines",
+            args.outs.len(),
+            args.pipelines.len()
+        ))
+        .hint("name one for each pipeline, in their order"));
     }
     let mut done = Vec::new();
     for (i, path) in args.pipelines.iter().enumerate() {
@@ -89,7 +93,8 @@ fn select(quality: &mut QualityReport, names: &[String]) -> Result<()> {
     for name in names {
         if !quality.metrics.contains_key(name) {
             let known: Vec<&str> = quality.metrics.keys().map(String::as_str).collect();
-            return Err(Fault::misuse(format!("--metrics {name}: no such metric here")).hint(format!("there are {}", known.join(", "))));
+            return Err(Fault::misuse(format!("--metrics {name}: no such metric here"))
+                .hint(format!("there are {}", known.join(", "))));
         }
     }
     quality.metrics.retain(|name, _| names.contains(name));
@@ -117,7 +122,11 @@ fn table(done: &[Evaluation]) -> String {
     let mut text = String::new();
     for e in done {
         let rejected = if e.rejected > 0 { format!(", {} turned away", e.rejected) } else { String::new() };
-        let _ = writeln!(text, "{} (version {}): {} events, {} learned{rejected}", e.pipeline, e.version, e.events, e.learned);
+        let _ = writeln!(
+            text,
+            "{} (version {}): {} events, {} learned{rejected}",
+            e.pipeline, e.version, e.events, e.learned
+        );
         let names: Vec<&String> = e.quality.baselines.keys().collect();
         let _ = write!(text, "  {:<24}{:>14}", "", "pipeline");
         for name in &names {

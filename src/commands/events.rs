@@ -57,8 +57,7 @@ pub fn read(
         let paths = vec![input.to_str().ok_or_else(|| Fault::misuse("a path is not UTF-8"))?.to_string()];
         let mut source = FileSource::new(FileOptions { paths, follow: false, lane: 0, lanes: 1, read })?;
         source.start(&[])?;
-        let options =
-            DecodeOptions { format, event_bytes_max: EVENT_BYTES_MAX, nesting_max: 64, columns: None };
+        let options = DecodeOptions { format, event_bytes_max: EVENT_BYTES_MAX, nesting_max: 64, columns: None };
         let mut decoder = Decoder::new(schema, &options)?;
         let mut batch = Batch::new(schema.number_stride, schema.token_stride);
         let mut block = Block::default();

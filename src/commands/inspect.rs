@@ -39,7 +39,14 @@ pub fn report(bytes: &[u8]) -> Result<Value> {
     describe(&manifest.kind, &version, &manifest.pipeline, &state, manifest.learned, manifest.position)
 }
 
-fn describe(kind: &str, version: &str, spec: &PipelineSpec, state: &State, learned: u64, position: Value) -> Result<Value> {
+fn describe(
+    kind: &str,
+    version: &str,
+    spec: &PipelineSpec,
+    state: &State,
+    learned: u64,
+    position: Value,
+) -> Result<Value> {
     let schema = Schema::from_spec(&spec.schema)?;
     let fields: Vec<Value> = schema
         .fields
@@ -64,10 +71,24 @@ fn describe(kind: &str, version: &str, spec: &PipelineSpec, state: &State, learn
 fn text(report: &Value, bytes: usize) -> String {
     let word = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_string);
     let mut text = String::new();
-    let _ = writeln!(text, "{} {} version {} ({bytes} bytes, {} learned)", word(&report["kind"]), word(&report["name"]), word(&report["version"]), report["learned"]);
+    let _ = writeln!(
+        text,
+        "{} {} version {} ({bytes} bytes, {} learned)",
+        word(&report["kind"]),
+        word(&report["name"]),
+        word(&report["version"]),
+        report["learned"]
+    );
     let _ = writeln!(text, "\nschema (label {})", word(&report["schema"]["label"]));
     for field in report["schema"]["fields"].as_array().into_iter().flatten() {
-        let _ = writeln!(text, "  {:<28}{:<12}{:<10}{}", word(&field["name"]), word(&field["type"]), word(&field["role"]), word(&field["missing"]));
+        let _ = writeln!(
+            text,
+            "  {:<28}{:<12}{:<10}{}",
+            word(&field["name"]),
+            word(&field["type"]),
+            word(&field["role"]),
+            word(&field["missing"])
+        );
     }
     let _ = writeln!(text, "\nsteps");
     for step in report["steps"].as_array().into_iter().flatten() {
@@ -79,7 +100,15 @@ fn text(report: &Value, bytes: usize) -> String {
     }
     if !report["position"].is_null() {
         let p = &report["position"];
-        let _ = writeln!(text, "\nposition\n  lane {} record {} seq {} digest {} swap {}", p["lane"], p["number"], p["seq"], word(&p["digest"]), p["swap"]);
+        let _ = writeln!(
+            text,
+            "\nposition\n  lane {} record {} seq {} digest {} swap {}",
+            p["lane"],
+            p["number"],
+            p["seq"],
+            word(&p["digest"]),
+            p["swap"]
+        );
         for (input, position) in p["positions"].as_object().into_iter().flatten() {
             let _ = writeln!(text, "  {input:<40}offset {}", position["offset"]);
         }

@@ -1,5 +1,5 @@
 //! The commands: one function each, called by `main` through [`dispatch`].
-//!
+
 mod demo;
 pub mod evaluate;
 pub mod events;

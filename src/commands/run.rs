@@ -99,7 +99,10 @@ fn reload(engine: &mut Engine, config: &mut Config, args: &RunArgs) {
             Ok(changes) => {
                 engine.retune(&new);
                 *config = new;
-                tracing::info!("reloaded: {}", if changes.is_empty() { "no change".into() } else { changes.join(", ") });
+                tracing::info!(
+                    "reloaded: {}",
+                    if changes.is_empty() { "no change".into() } else { changes.join(", ") }
+                );
             }
             Err(faults) => faults.iter().for_each(|f| tracing::error!("not reloaded: {f}")),
         },
@@ -136,7 +139,11 @@ fn tell(summary: &Summary, took: Duration) {
     let rate = summary.events as f64 / took.as_secs_f64().max(1e-9);
     eprintln!(
         "millstream: {} events, {} predictions, {} learned, {} dead letters in {:.1} s ({rate:.0} events/s)",
-        summary.events, summary.predictions, summary.learned, summary.dead_letters, took.as_secs_f64()
+        summary.events,
+        summary.predictions,
+        summary.learned,
+        summary.dead_letters,
+        took.as_secs_f64()
     );
     for (lane, quality) in &summary.quality {
         let metrics: Vec<String> = quality.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();

@@ -49,7 +49,9 @@ pub struct Trained {
 /// As [`train`].
 pub fn fit(pipeline: &mut Pipeline, inputs: &[PathBuf]) -> Result<Trained> {
     if inputs.iter().any(|p| p.as_os_str() == "-") {
-        return Err(Fault::misuse("--input -: training reads its events more than once").hint("write them to a file first"));
+        return Err(
+            Fault::misuse("--input -: training reads its events more than once").hint("write them to a file first")
+        );
     }
     let schema = pipeline.schema().clone();
     for pass in 0..pipeline.learning_passes() {
@@ -66,7 +68,8 @@ pub fn fit(pipeline: &mut Pipeline, inputs: &[PathBuf]) -> Result<Trained> {
     let shape = pipeline.shape().clone();
     let width = shape.dense.len();
     if shape.slots > 0 {
-        return Err(Fault::misuse("hashed features are not trained in batch").hint("let the model learn them online: millstream evaluate --out"));
+        return Err(Fault::misuse("hashed features are not trained in batch")
+            .hint("let the model learn them online: millstream evaluate --out"));
     }
     let count = weight.len();
     let x = ndarray::Array2::from_shape_vec((count, width), rows)

@@ -2,8 +2,8 @@
 
 pub mod file;
 pub mod frame;
-pub mod kafka;
 pub mod generator;
+pub mod kafka;
 pub mod rate;
 pub mod socket;
 

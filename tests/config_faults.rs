@@ -135,6 +135,19 @@ fn a_section_that_is_a_value_and_a_value_that_is_a_section_are_refused() {
 }
 
 #[test]
+fn a_share_is_from_0_to_1_and_a_given_stream_keeps_its_features() {
+    let rate = "pipeline = \"p\"\nsource.kind = \"rate\"\nsink.kind = \"none\"\n";
+    for (share, fits) in [("0", true), ("1", true), ("0.5", true), ("1.0", true), ("1.01", false), ("-0.1", false)] {
+        let set = format!("source.noise={share}");
+        assert_eq!(parse_with(rate, &[&set], &[]).is_ok(), fits, "{set}");
+    }
+    assert!(parse_with(rate, &["source.noise=nan"], &[]).is_err(), "NaN is no share");
+    let found = faults(rate, &["source.generator=sea", "source.features=4"], &[]);
+    assert!(found.len() == 1 && found[0].contains("the features of sea are given"), "{found:#?}");
+    assert!(parse_with(rate, &["source.generator=rbf", "source.features=4"], &[]).is_ok());
+}
+
+#[test]
 fn a_sink_that_needs_its_own_source_is_refused_with_another() {
     let found = faults(FILE, &["sink.kind=kafka", "sink.topic=t"], &[]);
     assert!(found.len() == 1 && found[0].contains("sink.kind = \"kafka\" writes beside its input"), "{found:#?}");
@@ -296,7 +309,7 @@ fn a_listener_is_an_address_or_a_path() {
 
 #[test]
 fn the_resolved_config_reads_back_to_the_same_config_anywhere() {
-    let odd = "pipeline = 'a \"quoted\" \\ name.toml'\nlanes = 7\n[source]\nkind = 'rate'\nrate = 5\nevents = 9_000\nseed = 3\n[sink]\nkind = 'file'\npath = 'o\tut'\nrotate_bytes = 4096\ndead_letters = 'd'\n[admin]\nhttp = '[::1]:80'\n[checkpoint]\nstore = '/mnt/s'\nkeep_journal = true\n";
+    let odd = "pipeline = 'a \"quoted\" \\ name.toml'\nlanes = 7\n[source]\nkind = 'rate'\nrate = 5\nevents = 9_000\nseed = 3\nnoise = 0.25\nfeatures = 7\ndrift_speed = 1\n[sink]\nkind = 'file'\npath = 'o\tut'\nrotate_bytes = 4096\ndead_letters = 'd'\n[admin]\nhttp = '[::1]:80'\n[checkpoint]\nstore = '/mnt/s'\nkeep_journal = true\n";
     let csv = FILE.to_string() + "source.format = \"csv\"\nsource.columns = [\"a\", \"b c\"]\nlearn.enabled = false\n";
     let latest = KAFKA.replace("topics", "start = \"latest\"\ntopics");
     for text in [KAFKA, SOCKET, FILE, odd, &csv, &latest] {

@@ -21,6 +21,8 @@ pub enum Kind {
         /// What it counts; empty where it counts nothing.
         unit: &'static str,
     },
+    /// A number from 0 to 1.
+    Share,
     /// One of a few words.
     OneOf(&'static [&'static str]),
     /// A list of texts, at least one.
@@ -44,6 +46,7 @@ impl Kind {
                 let of = if unit.is_empty() { String::new() } else { format!(" of {unit}") };
                 format!("a whole number{of} from {} to {}", grouped(min), grouped(max))
             }
+            Kind::Share => "a number from 0 to 1".into(),
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
             Kind::List => "a list of texts, at least one".into(),
             Kind::Listen => "an address with its port (127.0.0.1:7070), or a path that holds a '/'".into(),
@@ -178,23 +181,35 @@ pub const KEYS: &[Key] = &[
     key("source.follow", Kind::Bool, Default::Value("false"), "Wait for more lines, and for new files that match.").only(FILE),
     key(
         "source.generator",
-        Kind::OneOf(&["hyperplane"]),
+        Kind::OneOf(&["hyperplane", "sea", "agrawal", "led", "rbf", "stagger"]),
         Default::Value("\"hyperplane\""),
-        "Which stream to make: `hyperplane` is the rotating hyperplane, a boolean label over features in [0, 1).",
+        "Which stream to make, each as in its paper: rotating hyperplane, SEA, loan applicants (Agrawal), a digit's segments (LED), radial basis functions, STAGGER.",
     )
     .only(RATE),
     key("source.rate", integer(0, 1_000_000_000, "events a second"), Default::Value("0"), "Events a second; 0 is as fast as they are taken.")
         .only(RATE),
     key("source.events", integer(0, u64::MAX >> 1, "events"), Default::Value("0"), "Events in all; 0 never ends.").only(RATE),
     key("source.seed", integer(0, u64::MAX >> 1, ""), Default::Value("1"), "Seed of the stream: equal seeds give equal events.").only(RATE),
-    key("source.features", integer(1, 1_000, "features"), Default::Value("10"), "Features an event.").only(RATE),
+    key("source.features", integer(1, 10_000, "features"), Default::Computed("the generator's own"), "Features an event (hyperplane, rbf).").only(RATE),
+    key("source.classes", integer(2, 20, "classes"), Default::Value("2"), "Classes of the label (rbf).").only(RATE),
+    key("source.noise", Kind::Share, Default::Computed("the generator's own"), "Share of wrong labels (led: of wrong segments).").only(RATE),
+    key("source.concept", integer(0, 1_000, ""), Default::Value("0"), "Number of the concept to begin with.").only(RATE),
     key(
-        "source.drift_events",
+        "source.drift_interval_events",
         integer(0, u64::MAX >> 1, "events"),
         Default::Value("0"),
-        "Events after which the concept has turned once; 0 never turns it.",
+        "Events from one concept to the next; 0 stays with the first.",
     )
     .only(RATE),
+    key(
+        "source.drift_width_events",
+        integer(0, u64::MAX >> 1, "events"),
+        Default::Value("0"),
+        "Events over which the next concept takes over; 0 is at once.",
+    )
+    .only(RATE),
+    key("source.drift_speed", Kind::Share, Default::Value("0.0"), "Movement an event of each weight (hyperplane) or centre (rbf).").only(RATE),
+    key("source.drift_features", integer(0, 10_000, "features"), Default::Value("0"), "How many weights move (hyperplane); 0 is all.").only(RATE),
     key("source.kafka", Kind::Properties, Default::Absent, "A property, for example `\"security.protocol\" = \"SSL\"`.").only(KAFKA),
     key(
         "sink.kind",

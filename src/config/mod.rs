@@ -110,11 +110,30 @@ pub enum SourceKind {
         events: u64,
         /// Seed of the stream.
         seed: u64,
-        /// Features an event.
-        features: u32,
-        /// Events after which the concept has turned once; 0: it does not turn.
-        drift_events: u64,
+        /// What the stream is like.
+        stream: StreamConfig,
     },
+}
+
+/// What a generated stream is like; `None`: as the generator has it by default.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StreamConfig {
+    /// Features an event.
+    pub features: Option<u32>,
+    /// Classes of the label.
+    pub classes: u32,
+    /// Share of wrong labels, from 0 to 1.
+    pub noise: Option<f64>,
+    /// Number of the concept to begin with.
+    pub concept: u64,
+    /// Events from one concept to the next; 0: never.
+    pub drift_interval_events: u64,
+    /// Events over which the next concept takes over; 0: at once.
+    pub drift_width_events: u64,
+    /// Movement an event, from 0 to 1.
+    pub drift_speed: f64,
+    /// How many weights move; 0: all.
+    pub drift_features: u32,
 }
 
 impl SourceKind {

@@ -245,7 +245,7 @@ fn value_of_text(kind: Kind, text: &str) -> Value {
         (Kind::List, Some(list @ Value::Array(_))) => list,
         (Kind::List, Some(Value::String(one))) => Value::Array(vec![Value::String(one)]),
         (Kind::List, _) => Value::Array(vec![Value::String(text.into())]),
-        (Kind::Integer { .. } | Kind::Bool, Some(value)) => value,
+        (Kind::Integer { .. } | Kind::Bool | Kind::Share, Some(value)) => value,
         (_, Some(Value::String(text))) => Value::String(text),
         _ => Value::String(text.into()),
     }
@@ -283,6 +283,8 @@ fn check(key: &Key, value: &Value) -> Result<(), String> {
         (Kind::Integer { min, max, .. }, Value::Integer(n)) => {
             u64::try_from(*n).is_ok_and(|n| (min..=max).contains(&n))
         }
+        (Kind::Share, Value::Float(share)) => (0.0..=1.0).contains(share),
+        (Kind::Share, Value::Integer(share)) => (0..=1).contains(share),
         (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
         (Kind::List, Value::Array(items)) => {
             !items.is_empty() && items.iter().all(|item| item.as_str().is_some_and(|text| !text.is_empty()))

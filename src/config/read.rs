@@ -131,6 +131,11 @@ impl<'a> Reader<'a> {
         self.value(name)?.as_integer().and_then(|n| T::try_from(n).ok())
     }
 
+    fn share(&mut self, name: &str) -> Option<f64> {
+        let value = self.value(name)?;
+        value.as_float().or_else(|| value.as_integer().map(|n| n as f64))
+    }
+
     fn list(&mut self, name: &str) -> Vec<String> {
         match self.value(name) {
             Some(Value::Array(items)) => items.iter().filter_map(|item| item.as_str().map(String::from)).collect(),
@@ -220,8 +225,7 @@ impl<'a> Reader<'a> {
                 rate: self.integer("source.rate"),
                 events: self.integer("source.events"),
                 seed: self.integer("source.seed"),
-                features: self.integer("source.features"),
-                drift_events: self.integer("source.drift_events"),
+                stream: self.stream(),
             },
             "socket" => {
                 let listen = Listen::parse(&self.text("source.listen"));
@@ -229,6 +233,19 @@ impl<'a> Reader<'a> {
             }
             // The fault is noted; anything serves until all faults are found.
             _ => SourceKind::File { paths: Vec::new(), follow: false },
+        }
+    }
+
+    fn stream(&mut self) -> StreamConfig {
+        StreamConfig {
+            features: self.optional_integer("source.features"),
+            classes: self.integer("source.classes"),
+            noise: self.share("source.noise"),
+            concept: self.integer("source.concept"),
+            drift_interval_events: self.integer("source.drift_interval_events"),
+            drift_width_events: self.integer("source.drift_width_events"),
+            drift_speed: self.share("source.drift_speed").unwrap_or_default(),
+            drift_features: self.integer("source.drift_features"),
         }
     }
 
@@ -289,6 +306,13 @@ impl<'a> Reader<'a> {
         {
             let what = format!("{:?}: only CSV has columns", config.source.columns);
             self.refuse("source.columns", what, "remove it, or set source.format = \"csv\"");
+        }
+        if let SourceKind::Rate { generator, stream, .. } = &config.source.kind
+            && !["hyperplane", "rbf"].contains(&generator.as_str())
+            && let Some(features) = stream.features
+        {
+            let what = format!("{features}: the features of {generator} are given");
+            self.refuse("source.features", what, "remove it, or use hyperplane or rbf");
         }
         let needs = match &config.sink.kind {
             SinkKind::Socket => {

@@ -94,14 +94,22 @@ impl Config {
             SourceKind::File { paths, follow } => {
                 values.extend([("source.paths", list(paths)), ("source.follow", Value::Boolean(*follow))]);
             }
-            SourceKind::Rate { generator, rate, events, seed, features, drift_events } => values.extend([
-                ("source.generator", text(generator)),
-                ("source.rate", integer(*rate)),
-                ("source.events", integer(*events)),
-                ("source.seed", integer(*seed)),
-                ("source.features", integer(*features)),
-                ("source.drift_events", integer(*drift_events)),
-            ]),
+            SourceKind::Rate { generator, rate, events, seed, stream } => {
+                values.extend([
+                    ("source.generator", text(generator)),
+                    ("source.rate", integer(*rate)),
+                    ("source.events", integer(*events)),
+                    ("source.seed", integer(*seed)),
+                    ("source.classes", integer(stream.classes)),
+                    ("source.concept", integer(stream.concept)),
+                    ("source.drift_interval_events", integer(stream.drift_interval_events)),
+                    ("source.drift_width_events", integer(stream.drift_width_events)),
+                    ("source.drift_speed", Value::Float(stream.drift_speed)),
+                    ("source.drift_features", integer(stream.drift_features)),
+                ]);
+                values.extend(stream.features.map(|features| ("source.features", integer(features))));
+                values.extend(stream.noise.map(|noise| ("source.noise", Value::Float(noise))));
+            }
         }
     }
 

@@ -19,6 +19,7 @@ use crate::sink::file::FileSink;
 use crate::sink::none::NoSink;
 use crate::sink::{InputNames, OutputLength, Sink};
 use crate::source::file::{FileOptions, FileSource};
+use crate::source::generator::{Drift, GeneratorOptions, Kind};
 use crate::source::rate::{RateOptions, RateSource};
 use crate::source::socket::SocketSource;
 use crate::source::{Framing, ReadOptions, Source};
@@ -195,10 +196,10 @@ pub fn open(config: &Config, lane: u32, lineage: &str, dir: &Path, socket: Optio
             let options = FileOptions { paths: paths.clone(), follow: *follow, lane, lanes: config.lanes, read };
             SourceEnd::Reads(Box::new(FileSource::new(options)?))
         }
-        (SourceKind::Rate { generator, rate, events, seed, features, drift_events }, ..) => {
-            let options =
-                RateOptions::new(generator, *rate, *events, *seed, *features, *drift_events, lane, config.lanes, read)?;
-            SourceEnd::Reads(Box::new(RateSource::new(options)))
+        (SourceKind::Rate { generator, rate, events, seed, stream }, ..) => {
+            let generator = generator_options(generator, *seed, stream)?;
+            let options = RateOptions { generator, rate: *rate, events: *events, lane, lanes: config.lanes, read };
+            SourceEnd::Reads(Box::new(RateSource::new(options)?))
         }
         (SourceKind::Kafka { .. } | SourceKind::Socket { .. }, ..) => {
             return Err(Fault::internal(format!("the {} source of lane {lane} is taken", config.source.kind.name())));
@@ -245,26 +246,43 @@ fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaOptio
         exactly_once: config.delivery.guarantee == Guarantee::ExactlyOnce,
         lineage: lineage.to_string(),
     };
-    let mut used = false;
-    if let SinkKind::Kafka { topic, brokers, properties } = &config.sink.kind {
-        options.brokers.clone_from(brokers);
-        options.properties = properties.clone().into_iter().collect();
+    let SourceKind::Kafka { brokers, topics, group, start, properties } = &config.source.kind else { return None };
+    if let SinkKind::Kafka { topic } = &config.sink.kind {
         options.sink_topic = Some(topic.clone());
         options.dead_letters.clone_from(&config.sink.dead_letters);
-        used = true;
     }
-    if let SourceKind::Kafka { brokers, topics, group, start, properties } = &config.source.kind {
-        options.brokers.clone_from(brokers);
-        options.topics.clone_from(topics);
-        options.group.clone_from(group);
-        options.properties = properties.clone().into_iter().collect();
-        options.start = match start {
-            config::Start::Earliest => kafka::Start::Earliest,
-            config::Start::Latest => kafka::Start::Latest,
-        };
-        used = true;
+    options.brokers.clone_from(brokers);
+    options.topics.clone_from(topics);
+    options.group.clone_from(group);
+    options.properties = properties.clone().into_iter().collect();
+    options.start = match start {
+        config::Start::Earliest => kafka::Start::Earliest,
+        config::Start::Latest => kafka::Start::Latest,
+    };
+    Some(options)
+}
+
+/// The parameters of a generated stream.
+///
+/// # Errors
+/// Misuse, where there is no such generator.
+pub fn generator_options(name: &str, seed: u64, stream: &config::StreamConfig) -> Result<GeneratorOptions> {
+    let mut options = GeneratorOptions::new(Kind::from_name(name)?, seed);
+    if let Some(features) = stream.features {
+        options.features = features as usize;
     }
-    used.then_some(options)
+    if let Some(noise) = stream.noise {
+        options.noise = noise;
+    }
+    options.classes = stream.classes as usize;
+    options.concept = stream.concept;
+    options.drift = Drift {
+        every: stream.drift_interval_events,
+        width: stream.drift_width_events,
+        speed: stream.drift_speed,
+        features: stream.drift_features as usize,
+    };
+    Ok(options)
 }
 
 /// A lane's own output: `predictions.ndjson`, and with several lanes `predictions.lane-1.ndjson`.

@@ -120,6 +120,12 @@ pub(crate) fn ratio(a: f64, b: f64) -> f64 {
     if b == 0.0 { 0.0 } else { a / b }
 }
 
+/// A probability within [1e-15, 1 − 1e-15]; NaN becomes the lowest.
+#[inline]
+pub(crate) fn clamped(p: f64) -> f64 {
+    if p >= 1e-15 { p.min(1.0 - 1e-15) } else { 1e-15 }
+}
+
 /// −ln of a product of probabilities, a factor at a time: the logarithm is taken only when the product
 /// is about to underflow, so that an observation costs a multiplication.
 #[derive(Debug, Clone, Copy)]
@@ -135,10 +141,9 @@ impl Default for LogProduct {
 }
 
 impl LogProduct {
-    /// Takes a probability, clamped to [1e-15, 1 − 1e-15]; NaN counts as the lowest.
+    /// Takes a probability that was [`clamped`], or one less such a one.
     #[inline]
     pub fn push(&mut self, p: f64) {
-        let p = if p >= 1e-15 { p.min(1.0 - 1e-15) } else { 1e-15 };
         self.product *= p;
         if self.product < 1e-280 {
             self.sum -= libm::log(self.product);
@@ -195,7 +200,7 @@ mod tests {
         for n in 0..10_000 {
             p = (p * 977.0 + 0.123) % 1.0;
             let p = if n % 100 == 0 { 0.0 } else { p };
-            product.push(p);
+            product.push(clamped(p));
             sum -= p.clamp(1e-15, 1.0 - 1e-15).ln();
         }
         assert!((product.total() - sum).abs() < 1e-9 * sum, "{} {sum}", product.total());
@@ -218,5 +223,89 @@ mod tests {
         let report = quality.report();
         assert_eq!(report.metrics["mean_distance"], 3.0);
         assert_eq!(report.window.expect("window").metrics["mean_distance"], 4.0);
+    }
+
+    fn agrees(found: &Metrics, expected: &[(&str, f64)]) {
+        for (name, value) in expected {
+            assert!((found[*name] - value).abs() < 1e-12, "{name}: {} for {value}", found[*name]);
+        }
+    }
+
+    /// The expected values are those of River 0.26's metrics and dummy models over the same events.
+    #[test]
+    fn binary_metrics_equal_rivers() {
+        let mut quality = Progressive::new(Task::Binary, 500);
+        for i in 0..500u64 {
+            let truth = (i * i * 31 + i * 17) % 7 < 3;
+            quality.observe(&[(i * 37 % 101) as f64 / 101.0], truth as u8 as f64);
+        }
+        let report = quality.report();
+        for report in [&report, report.window.as_ref().expect("window")] {
+            agrees(
+                &report.metrics,
+                &[
+                    ("accuracy", 0.494),
+                    ("precision", 0.42105263157894735),
+                    ("recall", 0.48598130841121495),
+                    ("f1", 0.4511930585683297),
+                    ("kappa", -0.01375176304654439),
+                    ("balanced_accuracy", 0.4929906542056075),
+                    ("log_loss", 1.1936839030830233),
+                ],
+            );
+            let no_change =
+                [("accuracy", 0.4288577154308617), ("f1", 0.3325526932084309), ("kappa", -0.16656686544881844)];
+            agrees(&report.baselines["no-change"], &no_change);
+            let majority = [("accuracy", 0.5651302605210421), ("f1", 0.0), ("kappa", -0.015988140252770032)];
+            agrees(&report.baselines["majority"], &majority);
+        }
+        agrees(&report.baselines["majority"], &[("log_loss", 0.7563032611391649)]);
+    }
+
+    #[test]
+    fn multiclass_metrics_equal_rivers() {
+        let mut quality = Progressive::new(Task::Multiclass, 500);
+        let mut known = 0;
+        for i in 0..500u64 {
+            let truth = ((i * i * 31 + i * 17) % 7).min(i / 10).min(4);
+            let weights: Vec<f64> = (0..known).map(|k| (1 + i * (k + 3) * 37 % 101) as f64).collect();
+            let sum: f64 = weights.iter().sum();
+            let scores: Vec<f64> = weights.iter().map(|w| w / sum).collect();
+            quality.observe(&scores, truth as f64);
+            known = known.max(truth + 1);
+        }
+        let report = quality.report();
+        for report in [&report, report.window.as_ref().expect("window")] {
+            agrees(
+                &report.metrics,
+                &[
+                    ("accuracy", 0.30861723446893785),
+                    ("macro_f1", 0.20733019779245251),
+                    ("kappa", 0.0431261602765766),
+                    ("balanced_accuracy", 0.28299304862559593),
+                    ("cross_entropy", 1.7266794875775213),
+                ],
+            );
+            let no_change = [("accuracy", 0.4408817635270541), ("macro_f1", 0.367951282889498)];
+            agrees(&report.baselines["no-change"], &no_change);
+            let majority = [("accuracy", 0.5210420841683366), ("macro_f1", 0.19305595408895265)];
+            agrees(&report.baselines["majority"], &majority);
+        }
+    }
+
+    #[test]
+    fn regression_metrics_equal_rivers() {
+        let mut quality = Progressive::new(Task::Regression, 500);
+        for i in 0..500u64 {
+            let target = ((i * i * 31 + i * 17) % 97) as f64 / 10.0 - 3.0;
+            quality.observe(&[(i * 37 % 101) as f64 / 10.0 - 3.0], target);
+        }
+        let report = quality.report();
+        for report in [&report, report.window.as_ref().expect("window")] {
+            let metrics = [("mae", 3.206000000000001), ("rmse", 3.9279918533520397), ("r2", -1.1960974986261186)];
+            agrees(&report.metrics, &metrics);
+            let mean = [("mae", 2.265451705950614), ("rmse", 2.672616703582356)];
+            agrees(&report.baselines["majority"], &mean);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Progressive quality of binary classifiers and, by ranking only, of anomaly detectors.
 
-use crate::metrics::quality::{LogProduct, Metrics, QualityReport, Ring, ratio};
+use crate::metrics::quality::{LogProduct, Metrics, QualityReport, Ring, clamped, ratio};
 
 /// Counts of a binary classifier's answers.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,6 +34,13 @@ impl Confusion {
         .map(|(name, value)| (name.to_owned(), value))
         .into()
     }
+}
+
+/// The probability that a score gives to what is true, clamped before it is turned round, as in River.
+#[inline]
+fn of_truth(score: f64, truth: bool) -> f64 {
+    let p = clamped(score);
+    if truth { p } else { 1.0 - p }
 }
 
 /// Cells of an octave of the score's distance from the nearer end, and octaves told apart.
@@ -110,7 +117,7 @@ impl Binary {
         let majority = positive > negative || (positive == negative && self.first);
         if self.decides {
             self.model.push(truth, score > 0.5);
-            self.loss.push(if truth { score } else { 1.0 - score });
+            self.loss.push(of_truth(score, truth));
             if baselines {
                 self.no_change.push(truth, self.last);
                 self.majority.push(truth, majority);
@@ -134,7 +141,8 @@ impl Binary {
         let factorials = |n: u64| if n == 0 { 0.0 } else { libm::lgamma(n as f64) };
         let of_classes: f64 = self.labels.iter().map(|n| factorials(*n)).sum();
         let both = self.labels.iter().all(|n| *n > 0);
-        let surprise = if both { -libm::log(1e-15) - libm::log(self.alone as f64) } else { 0.0 };
+        let share = of_truth(self.first as u8 as f64, !self.first);
+        let surprise = if both { -libm::log(share) - libm::log(self.alone as f64) } else { 0.0 };
         factorials(self.labels[0] + self.labels[1]) - of_classes + surprise
     }
 
@@ -169,7 +177,7 @@ impl Binary {
         let mut loss = LogProduct::default();
         for seen in self.recent.iter() {
             model.push(seen.truth, seen.score > 0.5);
-            loss.push(if seen.truth { seen.score } else { 1.0 - seen.score });
+            loss.push(of_truth(seen.score, seen.truth));
             if seen.baselines {
                 no_change.push(seen.truth, seen.no_change);
                 majority.push(seen.truth, seen.majority);
@@ -231,7 +239,7 @@ mod tests {
         assert_eq!(report.baselines["majority"]["accuracy"], 2.0 / 4.0);
         assert_eq!(report.events, 5);
         // Shares of the labels before: 1/1, 0 (clamped), 1/3, 2/4.
-        let loss = -((1e-15f64).ln() + (1.0f64 / 3.0).ln() + 0.5f64.ln()) / 4.0;
+        let loss = -((1.0 - (1.0 - 1e-15f64)).ln() + (1.0f64 / 3.0).ln() + 0.5f64.ln()) / 4.0;
         assert!((report.baselines["majority"]["log_loss"] - loss).abs() < 1e-12, "{report:?}");
     }
 

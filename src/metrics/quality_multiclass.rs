@@ -1,6 +1,6 @@
 //! Progressive quality of classifiers over classes that may grow in number.
 
-use crate::metrics::quality::{LogProduct, Metrics, QualityReport, Ring, ratio};
+use crate::metrics::quality::{LogProduct, Metrics, QualityReport, Ring, clamped, ratio};
 
 /// Counts of a classifier's answers by class.
 #[derive(Debug, Clone, Default)]
@@ -92,7 +92,7 @@ impl Multiclass {
     pub fn observe(&mut self, scores: &[f64], target: f64) {
         let truth = target as u32;
         let predicted = highest(scores);
-        let p = scores.get(truth as usize).copied().unwrap_or(1.0);
+        let p = scores.get(truth as usize).map_or(1.0, |p| clamped(*p));
         let seen = Seen { truth, predicted, p, baselines: self.last.map(|last| (last, self.commonest)) };
         if let Some(predicted) = predicted {
             self.model.push(truth, predicted);

@@ -225,7 +225,7 @@ impl Model for Linear {
     }
 
     fn score(&self, x: Features<'_>, _: &mut Scratch, out: &mut [f64]) {
-        out[0] = self.loss.mean(margin(&self.table.w, x) + self.intercept);
+        out[0] = self.loss.mean(margin(self.intercept, &self.table.w, x));
     }
 
     fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
@@ -233,7 +233,7 @@ impl Model for Linear {
         if weight == 0.0 {
             return Learned::Applied;
         }
-        let slope = self.loss.gradient(target, margin(&self.table.w, x) + self.intercept) * weight;
+        let slope = self.loss.gradient(target, margin(self.intercept, &self.table.w, x)) * weight;
         if !slope.is_finite() || !target.is_finite() {
             return Learned::Refused;
         }

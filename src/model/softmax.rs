@@ -65,7 +65,7 @@ impl Softmax {
         out.fill(0.0);
         let mut max = f64::NEG_INFINITY;
         for (row, out) in self.rows.iter().zip(&mut *out).filter(|(row, _)| row.iterations > 0) {
-            *out = margin(&row.table.w, x);
+            *out = margin(0.0, &row.table.w, x);
             // A NaN must reach all of the sum; f64::max would drop it.
             max = if *out > max || out.is_nan() { *out } else { max };
         }

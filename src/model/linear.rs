@@ -3,7 +3,7 @@
 //!
 //! One example: slope = loss gradient × weight, clipped; intercept −= intercept_lr · slope; the
 //! optimizer steps with x·slope + l2·w; then the cumulative L1 penalty (Tsuruoka et al. 2009). An
-//! example of weight 0 changes nothing at all.
+//! example of weight 0 changes nothing at all (River counts it as a step, and applies l2).
 
 use super::kernels::{finite, margin, poison};
 use super::loss::Loss;

@@ -1,5 +1,6 @@
 //! Softmax (multinomial logistic) regression: a row of weights and an optimizer of its own a class, no
-//! intercept, as in River. A class is known from the first example that was learned for it.
+//! intercept, as in River. A class is known from the first example that was learned for it; its row is
+//! made then. Memory: classes × features (and slots) × the optimizer's columns (`table.rs`) × 8 bytes.
 
 use super::kernels::{exp, finite, margin, poison};
 use super::optimizer::Optimizer;

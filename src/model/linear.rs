@@ -3,7 +3,7 @@
 //!
 //! One example: slope = loss gradient × weight, clipped; intercept −= intercept_lr · slope; the
 //! optimizer steps with x·slope + l2·w; then the cumulative L1 penalty (Tsuruoka et al. 2009). An
-//! example of weight 0 changes nothing at all.
+//! example of weight 0 changes nothing at all (River counts it as a step, and applies l2).
 
 use super::kernels::{finite, margin, poison};
 use super::loss::Loss;
@@ -225,7 +225,7 @@ impl Model for Linear {
     }
 
     fn score(&self, x: Features<'_>, _: &mut Scratch, out: &mut [f64]) {
-        out[0] = self.loss.mean(margin(&self.table.w, x) + self.intercept);
+        out[0] = self.loss.mean(margin(self.intercept, &self.table.w, x));
     }
 
     fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
@@ -233,7 +233,7 @@ impl Model for Linear {
         if weight == 0.0 {
             return Learned::Applied;
         }
-        let slope = self.loss.gradient(target, margin(&self.table.w, x) + self.intercept) * weight;
+        let slope = self.loss.gradient(target, margin(self.intercept, &self.table.w, x)) * weight;
         if !slope.is_finite() || !target.is_finite() {
             return Learned::Refused;
         }

@@ -136,6 +136,40 @@ pub const KINDS: &[&str] = &[
 
 /// Builds the untrained model of a spec: its `[model]` table, with `kind`.
 ///
+/// Options of the linear kinds, with River's names and defaults (every kind takes `seed`):
+///
+/// | kind | label | options |
+/// |---|---|---|
+/// | `linear-regression` | number | `optimizer` `loss` (`squared`) `l1` or `l2` (0) `intercept_init` (0) `intercept_lr` (0.01) `clip_gradient` (1e12) |
+/// | `logistic-regression` | bool | the same, `loss` (`log`), `class_weight = { true = 1.0, false = 1.0 }` |
+/// | `softmax-regression` | category | `optimizer` `l2` |
+/// | `perceptron` | bool | `l2` `clip_gradient` `class_weight` |
+/// | `passive-aggressive` | bool, number | `C` (1) `mode` (1) `learn_intercept` (true); bool: `class_weight`; number: `eps` (0.1) `preset` (`river`, `paper`) |
+///
+/// | optimizer | options |
+/// |---|---|
+/// | `sgd` (default) | `learning_rate` (0.01) |
+/// | `adagrad` | `learning_rate` (0.1) `eps` (1e-8) |
+/// | `adam` | `learning_rate` (0.1) `beta_1` (0.9) `beta_2` (0.999) `eps` (1e-8) |
+/// | `ftrl` | `alpha` (0.05) `beta` (1) `l1` (0) `l2` (1) |
+/// | `vw` (linear and logistic regression; without `l1 l2 intercept_… clip_gradient`) | `learning_rate` (0.5) `power_t` (0.5) |
+///
+/// A rate is a number or `{ kind = "constant" | "inverse-scaling" | "optimal", learning_rate, power, alpha }`.
+/// Losses: `squared absolute huber { epsilon } quantile { alpha } cauchy { C } poisson`, and
+/// `log hinge { threshold } focal { gamma, beta }`. An event of weight 0 teaches nothing.
+///
+/// ```
+/// use millstream::model::{Features, LabelKind, Scratch, Shape, build};
+/// let spec = serde_json::json!({ "kind": "logistic-regression", "optimizer": { "kind": "sgd", "learning_rate": 0.1 } });
+/// let shape = Shape { dense: vec!["age".into()], slots: 0, label: Some(LabelKind::Bool) };
+/// let mut model = build(spec.as_object().unwrap(), &shape).unwrap();
+/// let x = Features { dense: &[1.0], indices: &[], values: &[] };
+/// model.learn(x, 1.0, 1.0);
+/// let mut score = [0.0];
+/// model.score(x, &mut Scratch::default(), &mut score);
+/// assert!(score[0] > 0.5);
+/// ```
+///
 /// # Errors
 /// Misuse, naming the key (`model.l2`) and what is allowed: an unknown kind or key, a value out of
 /// range, or a label whose type the kind can't predict.

@@ -66,7 +66,7 @@ struct PassiveAggressive {
 
 impl PassiveAggressive {
     fn raw(&self, x: Features<'_>) -> f64 {
-        margin(&self.table.w, x) + self.intercept
+        margin(self.intercept, &self.table.w, x)
     }
 
     /// The loss, and the direction in which to step.

@@ -1,5 +1,6 @@
 //! Softmax (multinomial logistic) regression: a row of weights and an optimizer of its own a class, no
-//! intercept, as in River. A class is known from the first example that was learned for it.
+//! intercept, as in River. A class is known from the first example that was learned for it; its row is
+//! made then. Memory: classes × features (and slots) × the optimizer's columns (`table.rs`) × 8 bytes.
 
 use super::kernels::{exp, finite, margin, poison};
 use super::optimizer::Optimizer;
@@ -65,7 +66,7 @@ impl Softmax {
         out.fill(0.0);
         let mut max = f64::NEG_INFINITY;
         for (row, out) in self.rows.iter().zip(&mut *out).filter(|(row, _)| row.iterations > 0) {
-            *out = margin(&row.table.w, x);
+            *out = margin(0.0, &row.table.w, x);
             // A NaN must reach all of the sum; f64::max would drop it.
             max = if *out > max || out.is_nan() { *out } else { max };
         }

@@ -42,11 +42,16 @@ impl Table {
     }
 
     /// Gets ready to take an update back.
+    #[inline]
     pub fn begin(&mut self, x: Features<'_>) {
         self.swapped = false;
         if self.swaps && self.l1.is_empty() {
             return;
         }
+        self.copy(x);
+    }
+
+    fn copy(&mut self, x: Features<'_>) {
         self.undo.clear();
         let (dense, kept) = (x.dense.len(), if self.swaps { 3 } else { 0 });
         for column in [&self.w, &self.a, &self.b, &self.l1].into_iter().skip(kept) {
@@ -77,9 +82,12 @@ impl Table {
     }
 
     /// Swaps the first columns with their spares.
+    #[inline]
     fn swap(&mut self, columns: usize) {
-        for (column, spare) in [&mut self.w, &mut self.a, &mut self.b].into_iter().zip(&mut self.spare).take(columns) {
-            std::mem::swap(column, spare);
+        std::mem::swap(&mut self.w, &mut self.spare[0]);
+        if columns > 1 {
+            std::mem::swap(&mut self.a, &mut self.spare[1]);
+            std::mem::swap(&mut self.b, &mut self.spare[2]);
         }
         self.swapped = !self.swapped;
     }

@@ -178,7 +178,7 @@ impl Vw {
 
     /// The raw score before it is kept within the labels.
     fn raw(&self, x: Features<'_>) -> f64 {
-        margin(&self.table.w, x) + self.table.w[self.table.w.len() - 1]
+        margin(self.table.w[self.table.w.len() - 1], &self.table.w, x)
     }
 
     /// Calls `f` with (weight, g2, scale) and value of each feature that isn't 0, the intercept last.

@@ -104,11 +104,11 @@ fn any_chunk_and_any_restart_give_the_same_events() {
     let dir = tempfile::tempdir().expect("dir");
     for (framing, header) in [(Framing::Lines, ""), (CSV, "name,x\n")] {
         let path = corpus(dir.path(), header);
-        let (whole, _) = read_all(&options(&[path.clone()], framing, 1 << 16, false), &[]);
+        let (whole, _) = read_all(&options(std::slice::from_ref(&path), framing, 1 << 16, false), &[]);
         assert_eq!(whole.len(), 40 + 4 + 1);
         assert_eq!(whole.iter().filter(|e| e.text.starts_with("overlong")).count(), 4);
         for block_bytes in [1, 7, 100, 4096] {
-            let options = options(&[path.clone()], framing, block_bytes, false);
+            let options = options(std::slice::from_ref(&path), framing, block_bytes, false);
             let (events, _) = read_all(&options, &[]);
             assert_eq!(events, whole);
             for (i, event) in whole.iter().enumerate() {
@@ -132,7 +132,7 @@ fn a_run_of_the_past_gives_the_same_events() {
     let dir = tempfile::tempdir().expect("dir");
     for (framing, header) in [(Framing::Lines, ""), (CSV, "name,x\n")] {
         let path = corpus(dir.path(), header);
-        let options = options(&[path.clone()], framing, 64, false);
+        let options = options(std::slice::from_ref(&path), framing, 64, false);
         let (whole, _) = read_all(&options, &[]);
         let mut source = FileSource::new(options).expect("source");
         for (from, to) in [(0, 45), (0, 1), (1, 7), (7, 30), (30, 45), (3, 9), (44, 45)] {
@@ -158,7 +158,7 @@ fn frames_are_found_again_by_their_row() {
     let path = dir.path().join("frames").to_str().expect("path").to_string();
     let frames: Vec<Vec<u8>> = [3u32, 64, 65, 0, 9, 500, 1].iter().map(|n| frame(*n)).collect();
     std::fs::write(&path, frames.concat()).expect("write");
-    let options = options(&[path.clone()], Framing::Binary, 10, false);
+    let options = options(std::slice::from_ref(&path), Framing::Binary, 10, false);
     for skip in 0..frames.len() as u64 {
         let mut source = FileSource::new(options.clone()).expect("source");
         source.start(&[(path.clone(), Position { offset: skip, byte: u64::from(skip > 0) })]).expect("start");
@@ -296,8 +296,11 @@ fn each_file_belongs_to_one_lane() {
     let glob = dir.path().join("*").to_str().expect("path").to_string();
     let mut all = Vec::new();
     for lane in 0..3 {
-        let events =
-            read_all(&FileOptions { lane, lanes: 3, ..options(&[glob.clone()], Framing::Lines, 64, false) }, &[]).0;
+        let events = read_all(
+            &FileOptions { lane, lanes: 3, ..options(std::slice::from_ref(&glob), Framing::Lines, 64, false) },
+            &[],
+        )
+        .0;
         assert!(!events.is_empty());
         all.extend(events.into_iter().map(|e| e.text.parse::<u32>().expect("number")));
     }

@@ -192,7 +192,7 @@ fn a_thousand_connections_over_three_lanes() {
     let mut streams: Vec<TcpStream> = (0..1_000).map(|_| server.connect()).collect();
     for round in 0..3 {
         for (i, stream) in streams.iter_mut().enumerate() {
-            write!(stream, "event {i}.{round}\n").expect("send");
+            writeln!(stream, "event {i}.{round}").expect("send");
         }
         for (i, stream) in streams.iter_mut().enumerate() {
             let expected = format!("{}#{i} {round} event {i}.{round}\n", server.name);

@@ -100,14 +100,12 @@ impl OutputFile {
             let fault = Fault::corruption(format!("{}: {found}; {bytes} bytes were committed", current.display()));
             return Err(fault.hint("restore the file, or start over with --new-lineage"));
         }
-        if let Some(found) = found {
-            if found > bytes {
-                let cut = OpenOptions::new().write(true).open(&current).and_then(|f| {
-                    f.set_len(bytes)?;
-                    f.sync_all()
-                });
-                cut.map_err(|e| Fault::io(current.display(), &e))?;
-            }
+        if found.is_some_and(|found| found > bytes) {
+            let cut = OpenOptions::new().write(true).open(&current).and_then(|f| {
+                f.set_len(bytes)?;
+                f.sync_all()
+            });
+            cut.map_err(|e| Fault::io(current.display(), &e))?;
         }
         let mut beyond = number + 1;
         while remove(&numbered(&self.path, beyond))? {

@@ -11,7 +11,7 @@ use super::{Polled, Position, ReadOptions, Source};
 use crate::batch::Block;
 use crate::error::{Fault, Result};
 use reader::{Opening, Reader};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// How often a follower looks for more bytes and new files.
@@ -41,6 +41,8 @@ pub struct FileSource {
     /// The files that are being read, in their order, and the names of all that were opened.
     readers: Vec<Reader>,
     opened: HashSet<String>,
+    /// Without `follow`: files whose turn will come, so that one is open at a time.
+    waiting: VecDeque<String>,
     /// Index of the reader whose turn it is.
     turn: usize,
     positions: HashMap<String, Position>,
@@ -71,6 +73,7 @@ impl FileSource {
             numbers: HashMap::new(),
             readers: Vec::new(),
             opened: HashSet::new(),
+            waiting: VecDeque::new(),
             turn: 0,
             positions: HashMap::new(),
             replay: None,
@@ -100,8 +103,14 @@ impl FileSource {
     fn look_for_files(&mut self) -> Result<()> {
         for pattern in self.options.paths.clone() {
             for path in matches(&pattern, self.options.follow)? {
-                if self.is_mine(&path) && !self.opened.contains(&path) {
+                if !self.is_mine(&path) || self.opened.contains(&path) {
+                    continue;
+                }
+                if self.options.follow {
                     self.open(&path, &path)?;
+                } else {
+                    self.opened.insert(path.clone());
+                    self.waiting.push_back(path);
                 }
             }
         }
@@ -152,31 +161,37 @@ impl FileSource {
 
     /// Reads from the reader whose turn it is, or the next one that has something.
     fn read_next(&mut self, block: &mut Block, wait: Duration) -> Result<Polled> {
+        if !self.options.follow {
+            return self.read_in_order(block, wait);
+        }
         let count = self.readers.len();
         for _ in 0..count {
-            let follow = self.options.follow;
             let reader = &mut self.readers[self.turn];
-            let ended = !follow || reader.replaced;
-            match reader.fill(block, self.options.read.block_bytes, u64::MAX, ended, wait)? {
-                Polled::Filled => return Ok(Polled::Filled),
-                Polled::Idle if !follow => return Ok(Polled::Idle),
-                Polled::Idle => {}
-                // Without `follow` each file is read to its end and then closed for good.
-                Polled::End if !follow && self.turn + 1 == count => return Ok(Polled::End),
-                Polled::End => {}
+            let ended = reader.replaced;
+            if reader.fill(block, self.options.read.block_bytes, u64::MAX, ended, Duration::ZERO)? == Polled::Filled {
+                return Ok(Polled::Filled);
             }
             self.turn = (self.turn + 1) % count;
         }
-        if follow_ended(&self.options, &self.readers) { Ok(Polled::End) } else { Ok(Polled::Idle) }
+        // Standard input alone ends even a follower.
+        let has_ended = self.options.paths.iter().all(|p| p == "-") && self.readers.iter().all(|r| r.done);
+        Ok(if has_ended { Polled::End } else { Polled::Idle })
     }
-}
 
-/// Standard input alone ends even with `follow`.
-fn follow_ended(options: &FileOptions, readers: &[Reader]) -> bool {
-    if !options.follow {
-        return true;
+    /// Reads each file to its end, one after another.
+    fn read_in_order(&mut self, block: &mut Block, wait: Duration) -> Result<Polled> {
+        loop {
+            if let Some(reader) = self.readers.first_mut() {
+                let polled = reader.fill(block, self.options.read.block_bytes, u64::MAX, true, wait)?;
+                if polled != Polled::End {
+                    return Ok(polled);
+                }
+                self.readers.clear();
+            }
+            let Some(path) = self.waiting.pop_front() else { return Ok(Polled::End) };
+            self.open(&path, &path)?;
+        }
     }
-    options.paths.iter().all(|p| p == "-") && readers.iter().all(|r| r.done)
 }
 
 /// The name of the input that follows `name` when its path is rotated: `path#1`, `path#2`, …
@@ -211,15 +226,22 @@ impl Source for FileSource {
     fn start(&mut self, positions: &[(String, Position)]) -> Result<()> {
         self.positions = positions.iter().cloned().collect();
         self.replay = None;
-        self.look_for_files()
+        self.look_for_files()?;
+        if !self.options.follow {
+            // Faults belong to the start: each file is opened once, and again when its turn comes.
+            for path in self.waiting.clone() {
+                self.open(&path, &path)?;
+                self.readers.clear();
+            }
+        }
+        Ok(())
     }
 
     fn poll(&mut self, block: &mut Block, wait: Duration) -> Result<Polled> {
         let until = Instant::now() + wait;
         loop {
             if !self.paused {
-                let stdin_wait = if self.options.follow { Duration::ZERO } else { wait };
-                let polled = self.read_next(block, stdin_wait)?;
+                let polled = self.read_next(block, wait)?;
                 if polled != Polled::Idle || !self.options.follow {
                     return Ok(polled);
                 }

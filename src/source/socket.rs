@@ -146,6 +146,7 @@ pub fn open(options: SocketOptions, lanes: u32) -> Result<Vec<SocketSource>> {
     let registry = sources[0].poll.registry();
     let registered = registry.register(door.listener.source(), LISTENER, Interest::READABLE);
     registered.map_err(|e| Fault::io("source.listen", &e))?;
+    let _ = shared.door.set(sources[0].waker());
     sources[0].door = Some(door);
     Ok(sources)
 }
@@ -201,6 +202,23 @@ impl SocketSource {
                     }
                 }
             }
+        }
+    }
+
+    /// Waits at most `wait` until all answers have gone out, reading nothing; returns how many bytes
+    /// are left. For a drain.
+    ///
+    /// # Errors
+    /// Environment, where the system refuses to wait.
+    pub fn send_all(&mut self, wait: Duration) -> Result<usize> {
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let unsent = self.unsent_bytes();
+            if unsent == 0 || left.is_zero() {
+                return Ok(unsent);
+            }
+            self.wait(left)?;
         }
     }
 

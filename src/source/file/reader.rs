@@ -132,9 +132,9 @@ impl Reader {
         while self.place.offset < rows || self.place.header {
             block.clear();
             let left = rows - self.place.offset;
-            let header = self.place.header;
+            let had_header = !self.place.header;
             let polled = self.fill(&mut block, read.block_bytes, left, true, Duration::ZERO)?;
-            if polled != Polled::Filled && !(header && !self.place.header) {
+            if polled != Polled::Filled && (had_header || self.place.header) {
                 return Err(Fault::environment(format!(
                     "{}: {} rows long, but it was read up to row {rows}",
                     self.path, self.place.offset

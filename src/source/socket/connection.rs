@@ -49,7 +49,11 @@ impl Stream {
         let _ = rustix::net::shutdown(self.fd(), rustix::net::Shutdown::Write);
         // Unread bytes would turn the close into a reset, which may overtake the line.
         let mut unread = [0u8; 16 * 1024];
-        while matches!(rustix::io::read(self.fd(), &mut unread), Ok(n) if n > 0) {}
+        for _ in 0..64 {
+            if !matches!(rustix::io::read(self.fd(), &mut unread), Ok(n) if n > 0) {
+                break;
+            }
+        }
     }
 }
 

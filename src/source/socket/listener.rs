@@ -2,12 +2,17 @@
 
 use super::connection::Stream;
 use crate::error::{Fault, Result};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Connections that may wait to be accepted (the system may allow fewer). One more would be tried
+/// again by its client's kernel only after a second.
+const BACKLOG: i32 = 4096;
 
 /// Where to listen.
 #[derive(Debug)]
@@ -33,7 +38,7 @@ impl Listener {
     pub fn bind(listen: Listen) -> Result<(Listener, String)> {
         match listen {
             Listen::Tcp(address) => {
-                let socket = mio::net::TcpListener::bind(address)
+                let socket = listen_tcp(address)
                     .map_err(|e| Fault::io(format!("source.listen = \"{address}\""), &e).hint("is the port taken?"))?;
                 let name = name_of(socket.local_addr())?;
                 Ok((Listener::Tcp(socket), name))
@@ -41,7 +46,7 @@ impl Listener {
             Listen::Unix(path) => {
                 remove_stale(&path);
                 let name = path.display().to_string();
-                let socket = mio::net::UnixListener::bind(&path).map_err(|e| {
+                let socket = listen_unix(&path).map_err(|e| {
                     Fault::io(format!("source.listen = {name:?}"), &e).hint("does its directory exist?")
                 })?;
                 Ok((Listener::Unix(socket, Some(path)), name))
@@ -89,6 +94,23 @@ impl Drop for Listener {
     }
 }
 
+fn listen_tcp(address: SocketAddr) -> std::io::Result<mio::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(mio::net::TcpListener::from_std(socket.into()))
+}
+
+fn listen_unix(path: &Path) -> std::io::Result<mio::net::UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(mio::net::UnixListener::from_std(socket.into()))
+}
+
 fn name_of(address: std::io::Result<SocketAddr>) -> Result<String> {
     address.map(|a| a.to_string()).map_err(|e| Fault::io("source.listen", &e))
 }
@@ -111,6 +133,8 @@ pub(super) struct Shared {
     pub next_number: AtomicU64,
     /// Lanes that have started; connections are accepted once all have.
     pub started: AtomicU32,
+    /// Wakes lane 0, which accepts.
+    pub door: OnceLock<Arc<mio::Waker>>,
     connections_max: usize,
     per_address_max: usize,
     taken: Mutex<Taken>,
@@ -125,7 +149,8 @@ struct Taken {
 impl Shared {
     pub fn new(name: String, connections_max: usize, per_address_max: usize) -> Shared {
         let (next_number, started) = (AtomicU64::new(0), AtomicU32::new(0));
-        Shared { name, next_number, started, connections_max, per_address_max, taken: Mutex::default() }
+        let door = OnceLock::new();
+        Shared { name, next_number, started, door, connections_max, per_address_max, taken: Mutex::default() }
     }
 
     /// Numbers of new connections are above those that the past knows.
@@ -137,6 +162,9 @@ impl Shared {
             }
         }
         self.started.fetch_add(1, Ordering::AcqRel);
+        if let Some(waker) = self.door.get() {
+            let _ = waker.wake();
+        }
     }
 
     /// Takes a seat for a connection, or says why there is none.

@@ -108,9 +108,14 @@ impl Json {
                     return broken("a key is expected", at);
                 }
                 let key_start = at + 1;
-                at = string_end(row, at)?;
-                let target = self.target(&row[key_start..at - 1], key_start)?;
-                at = skip_space(row, at);
+                let (key_end, escaped) = string_end(row, at)?;
+                let target = if escaped {
+                    unescape(&row[key_start..key_end - 1], key_start, &mut self.key)?;
+                    self.keys.find(&self.key, 0, self.key.len())
+                } else {
+                    self.keys.find(row, key_start, key_end - 1)
+                };
+                at = skip_space(row, key_end);
                 if row.get(at) != Some(&b':') {
                     return broken("a colon is expected after the key", at);
                 }
@@ -140,14 +145,6 @@ impl Json {
             return broken("bytes after the object", at);
         }
         Ok(first_misfit)
-    }
-
-    fn target(&mut self, key: &[u8], at: usize) -> Result<Target, Flaw> {
-        if memchr::memchr(b'\\', key).is_none() {
-            return Ok(self.keys.find(key));
-        }
-        unescape(key, at, &mut self.key)?;
-        Ok(self.keys.find(&self.key))
     }
 }
 
@@ -196,15 +193,19 @@ fn skip_space(row: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// One past the string whose opening quote is at `at`. Escapes are stepped over, not checked.
+/// One past the string whose opening quote is at `at`, and whether it holds escapes: they are stepped
+/// over, not checked.
 #[inline(always)]
-fn string_end(row: &[u8], at: usize) -> Result<usize, Flaw> {
-    let mut at = at + 1;
+fn string_end(row: &[u8], at: usize) -> Result<(usize, bool), Flaw> {
+    let (mut at, mut escaped) = (at + 1, false);
     loop {
         at = plain_text_end(row, at);
         match row.get(at) {
-            Some(b'"') => return Ok(at + 1),
-            Some(b'\\') => at += 2,
+            Some(b'"') => return Ok((at + 1, escaped)),
+            Some(b'\\') => {
+                escaped = true;
+                at += 2;
+            }
             Some(_) => return broken("a control character inside a string", at),
             None => return broken("a string is not closed", row.len()),
         }
@@ -324,13 +325,13 @@ impl Values {
     }
 
     fn string(&mut self, row: &[u8], at: usize, target: Target, cells: &mut Cells<'_>) -> Result<usize, Flaw> {
-        let end = string_end(row, at)?;
+        let (end, escaped) = string_end(row, at)?;
         let inside = &row[at + 1..end - 1];
-        let taken = if memchr::memchr(b'\\', inside).is_none() {
-            cells.string(target, inside)
-        } else {
+        let taken = if escaped {
             unescape(inside, at + 1, &mut self.unescaped)?;
             cells.string(target, &self.unescaped)
+        } else {
+            cells.string(target, inside)
         };
         taken.map_err(|_| Flaw::Misfit { end })?;
         Ok(end)
@@ -389,8 +390,10 @@ impl Values {
         if row.get(at) != Some(&b'"') {
             return broken("a key is expected", at.min(row.len()));
         }
-        let end = string_end(row, at)?;
-        unescape(&row[at + 1..end - 1], at + 1, &mut self.unescaped)?;
+        let (end, escaped) = string_end(row, at)?;
+        if escaped {
+            unescape(&row[at + 1..end - 1], at + 1, &mut self.unescaped)?;
+        }
         let colon = skip_space(row, end);
         if row.get(colon) != Some(&b':') {
             return broken("a colon is expected after the key", colon.min(row.len()));

@@ -43,7 +43,7 @@ fn signed(mantissa: u64, decimals: usize, negative: usize) -> f64 {
     f64::from_bits(value.to_bits() | (negative as u64) << 63)
 }
 
-/// A plain decimal of at most 8 digits on each side of the point, at `bytes[at..]`: its value and its
+/// A plain decimal of at most 8 digits before the point and 16 behind it, at `bytes[at..]`: its value and its
 /// end. `None` says nothing: ask [`json`]. What follows the number is for the caller to check (an
 /// exponent or a further point is not part of it).
 #[inline(always)]
@@ -84,11 +84,25 @@ fn plain_long(window: &[u8; WINDOW], at: usize, negative: usize, whole: usize, d
     let from = negative + whole + 1;
     let decimals = word(window, from) ^ 0x3030_3030_3030_3030;
     let count = not_digits(decimals).trailing_zeros() as usize / 8;
-    if count == 0 || (count == 8 && window[from + 8].is_ascii_digit()) {
+    if count == 0 {
         return None;
     }
     const UNIT: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
-    let mantissa = eight(digits << (8 * (8 - whole))) * UNIT[count] + eight(decimals << (8 * (8 - count)));
+    let mut mantissa = eight(digits << (8 * (8 - whole))) * UNIT[count] + eight(decimals << (8 * (8 - count)));
+    let mut count = count;
+    if count == 8 && window[from + 8].is_ascii_digit() {
+        // At most 3 + 16 digits: they fit into 64 bits, and into the window.
+        if whole > 3 {
+            return None;
+        }
+        let decimals = word(window, from + 8) ^ 0x3030_3030_3030_3030;
+        let more = not_digits(decimals).trailing_zeros() as usize / 8;
+        if more == 8 && window[from + 16].is_ascii_digit() {
+            return None;
+        }
+        mantissa = mantissa * UNIT[more] + eight(decimals << (8 * (8 - more)));
+        count += more;
+    }
     if mantissa > EXACT_MAX {
         return None;
     }
@@ -209,9 +223,10 @@ mod tests {
         assert_eq!(plain(&padded("12e5"), 0), Some((12.0, 2)));
         assert_eq!(plain(&padded("1.5.5"), 0), Some((1.5, 3)));
         assert_eq!(plain(&padded("-0"), 0).map(|(v, _)| v.to_bits()), Some((-0.0f64).to_bits()));
-        for none in ["01", "-", "1.", "x", "123456789", "0.123456789", "-.5"] {
+        for none in ["01", "-", "1.", "x", "123456789", "0.12345678901234567", "1234.123456789", "-.5"] {
             assert_eq!(plain(&padded(none), 0), None, "{none}");
         }
+        assert_eq!(plain(&padded("-0.1234567890123456"), 0), Some((-0.1234567890123456, 19)));
         assert_eq!(plain(b"1.5", 0), None);
     }
 

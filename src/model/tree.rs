@@ -24,6 +24,7 @@
 //! A model that was built from a spec and not loaded has no tree: it scores the prior, 0.5 for a
 //! binary label, the same for every class, and 0 for a number.
 
+use super::kernels::exp;
 use super::options::Options;
 use super::{Features, LabelKind, Learned, Model, Scratch, Shape, Task, dense_only};
 use crate::error::{Fault, Result};
@@ -168,7 +169,7 @@ impl Ensemble {
         }
         match self.link {
             Link::Identity => {}
-            Link::Logistic => sums.iter_mut().for_each(|s| *s = 1.0 / (1.0 + libm::exp(-*s))),
+            Link::Logistic => sums.iter_mut().for_each(|s| *s = 1.0 / (1.0 + exp(-*s))),
             Link::Softmax => softmax(sums),
         }
     }
@@ -287,7 +288,7 @@ impl Ensemble {
 /// e^v of each, over their total; the largest is taken out first.
 fn softmax(values: &mut [f64]) {
     let largest = values.iter().fold(f64::MIN, |a, v| a.max(*v));
-    values.iter_mut().for_each(|v| *v = libm::exp(*v - largest));
+    values.iter_mut().for_each(|v| *v = exp(*v - largest));
     let total: f64 = values.iter().sum();
     values.iter_mut().for_each(|v| *v /= total);
 }
@@ -367,6 +368,10 @@ impl Model for DecisionTree {
         if outputs > self.classes_max {
             let message =
                 format!("tensor \"{prefix}base\" has {outputs} outputs; at most {} expected", self.classes_max);
+            return Err(Fault::corruption(message));
+        }
+        if ensemble.trees() == 0 && outputs != 1 {
+            let message = format!("tensor \"{prefix}base\" has {outputs} outputs; without trees, 1 is expected");
             return Err(Fault::corruption(message));
         }
         if self.task == Task::Binary && ensemble.link == Link::Softmax {

@@ -9,6 +9,7 @@ use super::Features;
 const LANES: usize = 8;
 
 /// The sum of eight lanes, as a tree: ((0+4)+(2+6)) + ((1+5)+(3+7)).
+#[inline]
 fn tree(lanes: [f64; LANES]) -> f64 {
     let [a, b, c, d, e, f, g, h] = lanes;
     ((a + e) + (c + g)) + ((b + f) + (d + h))
@@ -16,7 +17,14 @@ fn tree(lanes: [f64; LANES]) -> f64 {
 
 /// Σ a·b of two slices of one length. Element i of a whole run of eight goes to lane i mod 8; of what
 /// is left, a run of four goes to the first four lanes, and up to three elements are added at the end.
+#[inline]
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    dot_from(0.0, a, b)
+}
+
+/// start + Σ a·b; the elements that are added at the end are added to `start` first.
+#[inline]
+fn dot_from(start: f64, a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0; LANES];
     let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (x, y) in a.iter().zip(b) {
@@ -30,7 +38,7 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
             lanes[lane] += x[lane] * y[lane];
         }
     }
-    let rest: f64 = a_tail.iter().zip(b_tail).fold(0.0, |sum, (x, y)| sum + x * y);
+    let rest: f64 = a_tail.iter().zip(b_tail).fold(start, |sum, (x, y)| sum + x * y);
     tree(lanes) + rest
 }
 
@@ -58,10 +66,11 @@ pub fn sparse_dot(weights: &[f64], indices: &[u32], values: &[f64]) -> f64 {
     tree(lanes) + rest
 }
 
-/// Σ weights·features: `weights` holds the dense ones first, then the hashed table.
-pub fn margin(weights: &[f64], x: Features<'_>) -> f64 {
+/// start + Σ weights·features: `weights` holds the dense ones first, then the hashed table.
+#[inline]
+pub fn margin(start: f64, weights: &[f64], x: Features<'_>) -> f64 {
     let (dense, slots) = weights.split_at(x.dense.len());
-    let sum = dot(dense, x.dense);
+    let sum = dot_from(start, dense, x.dense);
     if x.indices.is_empty() { sum } else { sum + sparse_dot(slots, x.indices, x.values) }
 }
 
@@ -111,9 +120,9 @@ pub fn exp(x: f64) -> f64 {
     let low = (c[0] + c[1] * r) + (c[2] + c[3] * r) * r2;
     let mid = (c[4] + c[5] * r) + (c[6] + c[7] * r) * r2;
     let high = (c[8] + c[9] * r) + (c[10] + c[11] * r) * r2;
-    let series = 1.0 + (r + r2 * ((low + mid * r4) + high * r8));
     let power = f64::from_bits((shifted.to_bits() << 52).wrapping_add(1.0f64.to_bits()));
-    series * power
+    // Products with a power of two are exact: this is (1 + (r + r² · …)) · power, ready sooner.
+    power + (power * r + (power * r2) * ((low + mid * r4) + high * r8))
 }
 
 /// 1/2!, 1/3!, … 1/13!.
@@ -128,6 +137,7 @@ const TAYLOR: [f64; 12] = {
 };
 
 /// 1 / (1 + e^−z), and exactly 0 and 1 beyond ±30, as River has it.
+#[inline]
 pub fn sigmoid(z: f64) -> f64 {
     if z < -30.0 {
         0.0

@@ -142,7 +142,6 @@ struct Linear {
     iterations: u64,
     /// All L1 penalty that a weight could have got so far.
     max_cum_l1: f64,
-    undo: Vec<f64>,
 }
 
 impl Linear {
@@ -154,7 +153,7 @@ impl Linear {
         intercept: f64,
         shape: &Shape,
     ) -> Linear {
-        let table = Table::new(shape.dense.len() + shape.slots, optimizer.columns(), false);
+        let table = Table::new(shape.dense.len() + shape.slots, optimizer.columns(), false, shape.slots == 0);
         Linear {
             task,
             loss,
@@ -168,7 +167,6 @@ impl Linear {
             intercept,
             iterations: 0,
             max_cum_l1: 0.0,
-            undo: Vec::new(),
         }
     }
 
@@ -227,7 +225,7 @@ impl Model for Linear {
     }
 
     fn score(&self, x: Features<'_>, _: &mut Scratch, out: &mut [f64]) {
-        out[0] = self.loss.mean(margin(&self.table.w, x) + self.intercept);
+        out[0] = self.loss.mean(margin(self.intercept, &self.table.w, x));
     }
 
     fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
@@ -235,21 +233,20 @@ impl Model for Linear {
         if weight == 0.0 {
             return Learned::Applied;
         }
-        let slope = self.loss.gradient(target, margin(&self.table.w, x) + self.intercept) * weight;
+        let slope = self.loss.gradient(target, margin(self.intercept, &self.table.w, x)) * weight;
         if !slope.is_finite() || !target.is_finite() {
             return Learned::Refused;
         }
-        let slope = slope.min(self.clip).max(-self.clip);
+        let slope = if slope.abs() > self.clip { self.clip.copysign(slope) } else { slope };
         let intercept = self.intercept - self.intercept_lr.at(self.iterations) * slope;
         let max_cum_l1 = self.max_cum_l1;
-        self.undo.clear();
-        self.table.keep(x, &mut self.undo);
+        self.table.begin(x);
         let mut bits = poison(intercept) | self.optimizer.step(&mut self.table, self.iterations, x, slope, self.l2);
         if self.l1 != 0.0 {
             bits |= self.penalise(x);
         }
         if !finite(bits) {
-            self.table.restore(x, &self.undo);
+            self.table.restore(x);
             self.max_cum_l1 = max_cum_l1;
             return Learned::Refused;
         }

@@ -84,6 +84,7 @@ impl Loss {
     }
 
     /// dL/dp at raw score `p` and target `y`.
+    #[inline]
     pub fn gradient(self, y: f64, p: f64) -> f64 {
         let side = y * 2.0 - 1.0;
         match self {
@@ -128,6 +129,7 @@ impl Loss {
 }
 
 /// River turns to the first-order terms beyond ±18.
+#[inline]
 fn log_gradient(side: f64, z: f64) -> f64 {
     if z > 18.0 {
         exp(-z) * -side

@@ -136,6 +136,18 @@ pub const KINDS: &[&str] = &[
 
 /// Builds the untrained model of a spec: its `[model]` table, with `kind`.
 ///
+/// ```
+/// use millstream::model::{Features, LabelKind, Scratch, Shape, build};
+/// let spec = serde_json::json!({ "kind": "logistic-regression", "optimizer": { "kind": "sgd", "learning_rate": 0.1 } });
+/// let shape = Shape { dense: vec!["age".into()], slots: 0, label: Some(LabelKind::Bool) };
+/// let mut model = build(spec.as_object().unwrap(), &shape).unwrap();
+/// let x = Features { dense: &[1.0], indices: &[], values: &[] };
+/// model.learn(x, 1.0, 1.0);
+/// let mut score = [0.0];
+/// model.score(x, &mut Scratch::default(), &mut score);
+/// assert!(score[0] > 0.5);
+/// ```
+///
 /// # Errors
 /// Misuse, naming the key (`model.l2`) and what is allowed: an unknown kind or key, a value out of
 /// range, or a label whose type the kind can't predict.

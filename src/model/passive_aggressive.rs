@@ -36,9 +36,8 @@ pub fn passive_aggressive(mut o: Options<'_>, shape: &Shape) -> Result<Box<dyn M
         eps: 0.1,
         doubled: false,
         class_weight: [1.0, 1.0],
-        table: Table::new(shape.dense.len() + shape.slots, 0, false),
+        table: Table::new(shape.dense.len() + shape.slots, 0, false, shape.slots == 0),
         intercept: 0.0,
-        undo: Vec::new(),
     };
     if task == Task::Binary {
         model.class_weight = class_weight(&mut o)?;
@@ -63,12 +62,11 @@ struct PassiveAggressive {
     class_weight: [f64; 2],
     table: Table,
     intercept: f64,
-    undo: Vec<f64>,
 }
 
 impl PassiveAggressive {
     fn raw(&self, x: Features<'_>) -> f64 {
-        margin(&self.table.w, x) + self.intercept
+        margin(self.intercept, &self.table.w, x)
     }
 
     /// The loss, and the direction in which to step.
@@ -114,10 +112,9 @@ impl Model for PassiveAggressive {
         if !finite(poison(p) | poison(norm) | poison(target) | poison(step) | poison(intercept)) {
             return Learned::Refused;
         }
-        self.undo.clear();
-        self.table.keep(x, &mut self.undo);
+        self.table.begin(x);
         if !finite(self.table.each1(x, |x, w| w + step * x)) {
-            self.table.restore(x, &self.undo);
+            self.table.restore(x);
             return Learned::Refused;
         }
         self.intercept = intercept;

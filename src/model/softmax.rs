@@ -1,7 +1,7 @@
 //! Softmax (multinomial logistic) regression: a row of weights and an optimizer of its own a class, no
 //! intercept, as in River. A class is known from the first example that was learned for it.
 
-use super::kernels::{exp, finite, margin};
+use super::kernels::{exp, finite, margin, poison};
 use super::optimizer::Optimizer;
 use super::options::{Options, Range};
 use super::table::{Table, check_finite};
@@ -34,10 +34,10 @@ pub fn softmax_regression(mut o: Options<'_>, shape: &Shape) -> Result<Box<dyn M
         optimizer,
         l2,
         width,
+        dense_only: shape.slots == 0,
         classes_max,
         rows: Vec::new(),
         probabilities: Vec::new(),
-        undo: Vec::new(),
     }))
 }
 
@@ -53,10 +53,10 @@ struct Softmax {
     optimizer: Optimizer,
     l2: f64,
     width: usize,
+    dense_only: bool,
     classes_max: usize,
     rows: Vec<Row>,
     probabilities: Vec<f64>,
-    undo: Vec<f64>,
 }
 
 impl Softmax {
@@ -65,7 +65,7 @@ impl Softmax {
         out.fill(0.0);
         let mut max = f64::NEG_INFINITY;
         for (row, out) in self.rows.iter().zip(&mut *out).filter(|(row, _)| row.iterations > 0) {
-            *out = margin(&row.table.w, x);
+            *out = margin(0.0, &row.table.w, x);
             // A NaN must reach all of the sum; f64::max would drop it.
             max = if *out > max || out.is_nan() { *out } else { max };
         }
@@ -79,37 +79,29 @@ impl Softmax {
         }
     }
 
-    /// Steps every known class; true where all that was written is finite.
+    /// Steps every known class, and `class`. Where that goes wrong, takes all of it back and returns false.
     fn step(&mut self, x: Features<'_>, class: usize, weight: f64) -> bool {
-        let Softmax { optimizer, l2, rows, probabilities, undo, .. } = self;
-        for (i, (row, p)) in rows.iter_mut().zip(&*probabilities).enumerate() {
+        let Softmax { optimizer, l2, rows, probabilities, .. } = self;
+        for i in 0..rows.len() {
+            let (row, p) = (&mut rows[i], probabilities[i]);
             if row.iterations == 0 && i != class {
                 continue;
             }
             let target = if i == class { 1.0 } else { 0.0 };
             let slope = (p.clamp(PROBABILITY_MIN, 1.0 - PROBABILITY_MIN) - target) * weight;
-            row.table.keep(x, undo);
+            row.table.begin(x);
             let bits = optimizer.step(&mut row.table, row.iterations, x, slope, *l2);
             row.iterations += 1;
-            if p.is_nan() || !slope.is_finite() || !finite(bits) {
+            if !finite(poison(slope) | bits) {
+                // Rows that were stepped have one iteration at least; others that have none, weren't.
+                for row in rows[..=i].iter_mut().filter(|row| row.iterations > 0) {
+                    row.table.restore(x);
+                    row.iterations -= 1;
+                }
                 return false;
             }
         }
         true
-    }
-
-    /// Takes back what [`Softmax::step`] did, up to where it stopped.
-    fn undo(&mut self, x: Features<'_>, class: usize) {
-        let mut start = 0;
-        for (i, row) in self.rows.iter_mut().enumerate() {
-            if start == self.undo.len() {
-                break;
-            }
-            if row.iterations > 0 || i == class {
-                start += row.table.restore(x, &self.undo[start..]);
-                row.iterations -= 1;
-            }
-        }
     }
 }
 
@@ -130,17 +122,16 @@ impl Model for Softmax {
             return Learned::Refused;
         }
         let (class, known) = (target as usize, self.rows.len());
-        let empty = Table::new(if class < known { 0 } else { self.width }, self.optimizer.columns(), false);
+        let empty =
+            Table::new(if class < known { 0 } else { self.width }, self.optimizer.columns(), false, self.dense_only);
         self.rows.resize(known.max(class + 1), Row { table: empty, iterations: 0 });
         let mut probabilities = std::mem::take(&mut self.probabilities);
         probabilities.resize(self.rows.len(), 0.0);
         self.probabilities(x, &mut probabilities);
         self.probabilities = probabilities;
-        self.undo.clear();
         if self.step(x, class, weight) {
             return Learned::Applied;
         }
-        self.undo(x, class);
         self.rows.truncate(known);
         Learned::Refused
     }
@@ -164,7 +155,7 @@ impl Model for Softmax {
             return Err(Fault::corruption(format!("tensor {name:?} has {found} classes; at most {max} are expected")));
         }
         let extra = self.optimizer.columns();
-        let row = |&iterations: &u64| Row { table: Table::new(self.width, extra, false), iterations };
+        let row = |&iterations: &u64| Row { table: Table::new(self.width, extra, false, self.dense_only), iterations };
         self.rows = iterations.iter().map(row).collect();
         let columns: [fn(&mut Table) -> &mut [f64]; 3] = [|t| &mut t.w, |t| &mut t.a, |t| &mut t.b];
         for (name, column) in self.optimizer.names().into_iter().zip(columns).take(1 + extra) {

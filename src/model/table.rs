@@ -10,7 +10,11 @@ use crate::error::{Fault, Result};
 use crate::state::State;
 
 /// Parameters, one column a kind. A column that isn't in use is empty.
-#[derive(Debug, Clone, Default, PartialEq)]
+///
+/// An update runs between [`Table::begin`] and, where it went wrong, [`Table::restore`]. A table of
+/// dense features alone writes its new numbers beside the old ones and swaps the two; one with a
+/// hashed part changes numbers in place and keeps a copy of those that the row touches.
+#[derive(Debug, Clone, Default)]
 pub struct Table {
     /// Weights.
     pub w: Vec<f64>,
@@ -20,34 +24,51 @@ pub struct Table {
     pub b: Vec<f64>,
     /// L1 penalty that was already taken off each weight.
     pub l1: Vec<f64>,
+    swaps: bool,
+    /// The numbers before the last update, or room for those after the next, of w, a and b.
+    spare: [Vec<f64>; 3],
+    swapped: bool,
+    undo: Vec<f64>,
 }
 
 impl Table {
     /// Zeros: `width` weights, `extra` (0 to 2) columns of the optimizer, and one for L1 if asked for.
-    pub fn new(width: usize, extra: usize, l1: bool) -> Table {
+    /// `swaps`: there are dense features alone, and all updates run through [`Table::each1`] and the like.
+    pub fn new(width: usize, extra: usize, l1: bool, swaps: bool) -> Table {
         let column = |on: bool| if on { vec![0.0; width] } else { Vec::new() };
-        Table { w: column(true), a: column(extra > 0), b: column(extra > 1), l1: column(l1) }
+        let spare = [swaps, swaps && extra > 0, swaps && extra > 1].map(column);
+        let (w, a, b, l1) = (column(true), column(extra > 0), column(extra > 1), column(l1));
+        Table { w, a, b, l1, swaps, spare, swapped: false, undo: Vec::new() }
     }
 
-    fn columns(&self) -> [&Vec<f64>; 4] {
-        [&self.w, &self.a, &self.b, &self.l1]
+    /// Gets ready to take an update back.
+    #[inline]
+    pub fn begin(&mut self, x: Features<'_>) {
+        self.swapped = false;
+        if self.swaps && self.l1.is_empty() {
+            return;
+        }
+        self.copy(x);
     }
 
-    /// Appends the numbers of a row's features to `undo`.
-    pub fn keep(&self, x: Features<'_>, undo: &mut Vec<f64>) {
-        let dense = x.dense.len();
-        for column in self.columns() {
+    fn copy(&mut self, x: Features<'_>) {
+        self.undo.clear();
+        let (dense, kept) = (x.dense.len(), if self.swaps { 3 } else { 0 });
+        for column in [&self.w, &self.a, &self.b, &self.l1].into_iter().skip(kept) {
             if !column.is_empty() {
-                undo.extend_from_slice(&column[..dense]);
-                undo.extend(x.indices.iter().map(|&index| column[dense + index as usize]));
+                self.undo.extend_from_slice(&column[..dense]);
+                self.undo.extend(x.indices.iter().map(|&index| column[dense + index as usize]));
             }
         }
     }
 
-    /// Puts back what [`Table::keep`] appended, and returns how many numbers that were.
-    pub fn restore(&mut self, x: Features<'_>, undo: &[f64]) -> usize {
-        let (dense, mut rest) = (x.dense.len(), undo);
-        for column in [&mut self.w, &mut self.a, &mut self.b, &mut self.l1] {
+    /// Takes back what was written since [`Table::begin`] for the same row.
+    pub fn restore(&mut self, x: Features<'_>) {
+        if self.swapped {
+            self.swap(3);
+        }
+        let (dense, kept, mut rest) = (x.dense.len(), if self.swaps { 3 } else { 0 }, &self.undo[..]);
+        for column in [&mut self.w, &mut self.a, &mut self.b, &mut self.l1].into_iter().skip(kept) {
             if column.is_empty() {
                 continue;
             }
@@ -58,14 +79,32 @@ impl Table {
             }
             rest = after;
         }
-        undo.len() - rest.len()
+    }
+
+    /// Swaps the first columns with their spares.
+    #[inline]
+    fn swap(&mut self, columns: usize) {
+        std::mem::swap(&mut self.w, &mut self.spare[0]);
+        if columns > 1 {
+            std::mem::swap(&mut self.a, &mut self.spare[1]);
+            std::mem::swap(&mut self.b, &mut self.spare[2]);
+        }
+        self.swapped = !self.swapped;
     }
 
     /// w ← f(x, w) for each of a row's features; returns the [`poison`] of what was written.
     #[inline]
     pub fn each1(&mut self, x: Features<'_>, f: impl Fn(f64, f64) -> f64) -> u64 {
-        let (w, w_slots) = self.w.split_at_mut(x.dense.len());
         let mut bits = 0;
+        if self.swaps {
+            for ((x, w), next) in x.dense.iter().zip(&self.w).zip(&mut self.spare[0]) {
+                *next = f(*x, *w);
+                bits |= poison(*next);
+            }
+            self.swap(1);
+            return bits;
+        }
+        let (w, w_slots) = self.w.split_at_mut(x.dense.len());
         for (x, w) in x.dense.iter().zip(w) {
             *w = f(*x, *w);
             bits |= poison(*w);
@@ -81,9 +120,19 @@ impl Table {
     /// (w, a) ← f(x, w, a), as [`Table::each1`].
     #[inline]
     pub fn each2(&mut self, x: Features<'_>, f: impl Fn(f64, f64, f64) -> (f64, f64)) -> u64 {
+        let mut bits = 0;
+        if self.swaps {
+            let [next_w, next_a, _] = &mut self.spare;
+            let old = x.dense.iter().zip(&self.w).zip(&self.a);
+            for (((x, w), a), (next_w, next_a)) in old.zip(next_w.iter_mut().zip(next_a)) {
+                (*next_w, *next_a) = f(*x, *w, *a);
+                bits |= poison(*next_w) | poison(*next_a);
+            }
+            self.swap(2);
+            return bits;
+        }
         let dense = x.dense.len();
         let ((w, w_slots), (a, a_slots)) = (self.w.split_at_mut(dense), self.a.split_at_mut(dense));
-        let mut bits = 0;
         for ((x, w), a) in x.dense.iter().zip(w).zip(a) {
             (*w, *a) = f(*x, *w, *a);
             bits |= poison(*w) | poison(*a);
@@ -98,12 +147,23 @@ impl Table {
 
     /// (w, a, b) ← f(x, w, a, b), as [`Table::each1`].
     #[inline]
-    pub fn each3(&mut self, x: Features<'_>, mut f: impl FnMut(f64, f64, f64, f64) -> (f64, f64, f64)) -> u64 {
+    pub fn each3(&mut self, x: Features<'_>, f: impl Fn(f64, f64, f64, f64) -> (f64, f64, f64)) -> u64 {
+        let mut bits = 0;
+        if self.swaps {
+            let [next_w, next_a, next_b] = &mut self.spare;
+            let old = x.dense.iter().zip(&self.w).zip(&self.a).zip(&self.b);
+            let new = next_w.iter_mut().zip(next_a).zip(next_b);
+            for ((((x, w), a), b), ((next_w, next_a), next_b)) in old.zip(new) {
+                (*next_w, *next_a, *next_b) = f(*x, *w, *a, *b);
+                bits |= poison(*next_w) | poison(*next_a) | poison(*next_b);
+            }
+            self.swap(3);
+            return bits;
+        }
         let dense = x.dense.len();
         let (w, w_slots) = self.w.split_at_mut(dense);
         let (a, a_slots) = self.a.split_at_mut(dense);
         let (b, b_slots) = self.b.split_at_mut(dense);
-        let mut bits = 0;
         for (((x, w), a), b) in x.dense.iter().zip(w).zip(a).zip(b) {
             (*w, *a, *b) = f(*x, *w, *a, *b);
             bits |= poison(*w) | poison(*a) | poison(*b);
@@ -115,6 +175,10 @@ impl Table {
             bits |= poison(*w) | poison(*a) | poison(*b);
         }
         bits
+    }
+
+    fn columns(&self) -> [&Vec<f64>; 4] {
+        [&self.w, &self.a, &self.b, &self.l1]
     }
 
     /// Stores the columns in use under `names` (weights, first, second column of the optimizer, L1).
@@ -180,25 +244,29 @@ mod tests {
 
     #[test]
     fn an_undone_update_leaves_no_trace_even_where_a_slot_occurs_twice() {
-        let x = Features { dense: &[1.0, 2.0], indices: &[3, 0, 3], values: &[1.0, 1.0, 5.0] };
-        let mut table = Table::new(6, 2, true);
-        for (i, w) in table.w.iter_mut().enumerate() {
-            *w = i as f64;
+        let hashed = Features { dense: &[1.0, 2.0], indices: &[3, 0, 3], values: &[1.0, 1.0, 5.0] };
+        let dense = Features { dense: &[1.0, 2.0, 3.0], indices: &[], values: &[] };
+        for (x, width, swaps) in [(hashed, 6, false), (dense, 3, true), (dense, 3, false)] {
+            let mut table = Table::new(width, 2, true, swaps);
+            for (i, w) in table.w.iter_mut().enumerate() {
+                *w = i as f64;
+            }
+            let before = table.columns().map(Vec::clone);
+            table.begin(x);
+            let bits = table.each3(x, |x, w, a, b| (w * x + 1.0, a + x, b - f64::MAX * x));
+            table.l1[0] = 7.0;
+            assert!(!crate::model::kernels::finite(bits));
+            assert_ne!(table.columns().map(Vec::clone), before);
+            table.restore(x);
+            assert_eq!(table.columns().map(Vec::clone), before);
         }
-        let (before, mut undo) = (table.clone(), vec![9.0]);
-        table.keep(x, &mut undo);
-        let bits = table.each3(x, |x, w, a, b| (w * x + 1.0, a + x, b - f64::MAX * x));
-        assert!(!crate::model::kernels::finite(bits));
-        assert_ne!(table, before);
-        assert_eq!(table.restore(x, &undo[1..]), 4 * 5);
-        assert_eq!(table, before);
     }
 
     #[test]
     fn a_non_finite_weight_is_refused_by_name_and_index() {
         let mut state = State::new();
         state.put_f64("m.w", &[0.0, f64::NAN]);
-        let fault = Table::new(2, 0, false).load(&state, "m.", ["w", "", "", ""]).expect_err("NaN");
+        let fault = Table::new(2, 0, false, true).load(&state, "m.", ["w", "", "", ""]).expect_err("NaN");
         assert!(fault.message.contains("\"m.w\"") && fault.message.contains("index 1"), "{fault}");
     }
 }

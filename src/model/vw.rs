@@ -119,7 +119,6 @@ pub struct Vw {
     weight_sum: f64,
     label_min: f64,
     label_max: f64,
-    undo: Vec<f64>,
 }
 
 impl Vw {
@@ -169,18 +168,17 @@ impl Vw {
             eta,
             decay: Decay { power_t },
             class_weight: [1.0, 1.0],
-            table: Table::new(shape.dense.len() + shape.slots + 1, 2, false),
+            table: Table::new(shape.dense.len() + shape.slots + 1, 2, false, false),
             norm_sum: 0.0,
             weight_sum: 0.0,
             label_min: -range,
             label_max: range,
-            undo: Vec::new(),
         })
     }
 
     /// The raw score before it is kept within the labels.
     fn raw(&self, x: Features<'_>) -> f64 {
-        margin(&self.table.w, x) + self.table.w[self.table.w.len() - 1]
+        margin(self.table.w[self.table.w.len() - 1], &self.table.w, x)
     }
 
     /// Calls `f` with (weight, g2, scale) and value of each feature that isn't 0, the intercept last.
@@ -281,12 +279,11 @@ impl Model for Vw {
         }
         let (numbers, last) = (self.numbers(), self.table.w.len() - 1);
         let intercept = [self.table.w[last], self.table.a[last], self.table.b[last]];
-        self.undo.clear();
-        self.table.keep(x, &mut self.undo);
+        self.table.begin(x);
         if finite(self.update(x, y, weight)) {
             return Learned::Applied;
         }
-        self.table.restore(x, &self.undo);
+        self.table.restore(x);
         [self.table.w[last], self.table.a[last], self.table.b[last]] = intercept;
         self.set_numbers(numbers);
         Learned::Refused

@@ -179,7 +179,7 @@ def softmax_cases():
 
 def hashed_cases():
     L = "logistic-regression"
-    for o in [SGD, OPTIMIZERS[1], OPTIMIZERS[4]]:
+    for o in [SGD, OPTIMIZERS[1], OPTIMIZERS[2], OPTIMIZERS[4]]:
         yield o["kind"], glm(L, optimizer=o)
     yield "l2", glm(L, l2=0.1, optimizer={"kind": "adagrad"})
     yield "l1", glm(L, l1=0.01, optimizer={"kind": "sgd", "learning_rate": 0.1})

@@ -88,6 +88,9 @@ impl Model for KMeans {
     }
 
     fn learn(&mut self, x: Features<'_>, _: f64, weight: f64) -> Learned {
+        if weight == 0.0 {
+            return Learned::Applied;
+        }
         let (number, _) = self.nearest(x.dense);
         let step = (self.halflife * weight).min(1.0);
         let center = &mut self.centers[number * self.features..(number + 1) * self.features];

@@ -4,6 +4,7 @@
 //! on several outputs at once. Every sum has one order: an output adds up its inputs one after another.
 
 use super::Task;
+use super::kernels::exp;
 use super::random::Random;
 
 /// What a hidden layer's sums go through.
@@ -137,10 +138,10 @@ pub(super) fn link(task: Task, outputs: &mut [f64]) {
         *sum = if sum.is_nan() { 0.0 } else { sum.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) };
     }
     match task {
-        Task::Binary => outputs[0] = 1.0 / (1.0 + libm::exp(-outputs[0])),
+        Task::Binary => outputs[0] = 1.0 / (1.0 + exp(-outputs[0])),
         Task::Multiclass => {
             let largest = outputs.iter().fold(f64::MIN, |a, v| a.max(*v));
-            outputs.iter_mut().for_each(|v| *v = libm::exp(*v - largest));
+            outputs.iter_mut().for_each(|v| *v = exp(*v - largest));
             let total: f64 = outputs.iter().sum();
             outputs.iter_mut().for_each(|v| *v /= total);
         }

@@ -190,6 +190,7 @@ impl Perceptron {
         match self.task {
             Task::Multiclass if target >= 0.0 && (target as usize) < outputs => scratch[target as usize] -= 1.0,
             Task::Multiclass => return false,
+            Task::Binary if !(0.0..=1.0).contains(&target) => return false,
             _ => scratch[0] -= target,
         }
         let at = self.signals.len() - outputs;
@@ -321,22 +322,23 @@ impl Model for Perceptron {
 
     fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
         let fits = |values: &[f32]| values.iter().all(|v| v.abs() <= SIGNAL_MAX);
-        if weight > 0.0 {
-            self.forward_all(x.dense);
-            let mut outputs = std::mem::take(&mut self.output_scratch);
-            let known = target.is_finite() && self.output_signal(target, single(weight), &mut outputs);
-            self.output_scratch = outputs;
-            if !known {
-                return Learned::Refused;
-            }
-            self.backward();
-            // Products of two numbers that fit are below 1e30: a unit's sum of them is finite.
-            if !fits(&self.values) || !fits(&self.signals) {
-                return Learned::Refused;
-            }
-            self.accumulate();
-            self.weight += f64::from(single(weight));
+        if weight == 0.0 {
+            return Learned::Applied;
         }
+        self.forward_all(x.dense);
+        let mut outputs = std::mem::take(&mut self.output_scratch);
+        let known = target.is_finite() && self.output_signal(target, single(weight), &mut outputs);
+        self.output_scratch = outputs;
+        if !known {
+            return Learned::Refused;
+        }
+        self.backward();
+        // Products of two numbers that fit are at most 1e30: a unit's sum of them is finite.
+        if !fits(&self.values) || !fits(&self.signals) {
+            return Learned::Refused;
+        }
+        self.accumulate();
+        self.weight += f64::from(single(weight));
         self.events += 1;
         if self.events == self.unit_events { self.close_unit() } else { Learned::Applied }
     }

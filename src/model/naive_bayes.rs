@@ -8,6 +8,7 @@
 //! Tensors: `counts` f64 \[classes\] (weight seen), `means` and `m2` f64 \[classes, features\] (mean, and
 //! sum of squared differences from it).
 
+use super::kernels::exp;
 use super::options::{Options, Range};
 use super::{Features, LabelKind, Learned, Model, Scratch, Shape, Task, dense_only};
 use crate::error::{Fault, Result};
@@ -107,7 +108,7 @@ impl GaussianNaiveBayes {
             for (chunk, factors) in factor.chunks(4).enumerate() {
                 let mut product = 1.0;
                 for (j, factor) in factors.iter().enumerate() {
-                    let density = libm::exp(-0.5 * z2(4 * chunk + j)) * factor;
+                    let density = exp(-0.5 * z2(4 * chunk + j)) * factor;
                     product *= self.pdf_floor + density.min(DENSITY_MAX);
                 }
                 sum += libm::log(product);
@@ -144,7 +145,7 @@ impl Model for GaussianNaiveBayes {
         let mut sum = 0.0;
         for (class, score) in scores.iter_mut().enumerate() {
             let known = class < seen && self.counts[class] > 0.0;
-            *score = if known { libm::exp(*score - largest) } else { 0.0 };
+            *score = if known { exp(*score - largest) } else { 0.0 };
             sum += *score;
         }
         if self.task == Task::Binary {

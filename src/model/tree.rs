@@ -24,6 +24,7 @@
 //! A model that was built from a spec and not loaded has no tree: it scores the prior, 0.5 for a
 //! binary label, the same for every class, and 0 for a number.
 
+use super::kernels::exp;
 use super::options::Options;
 use super::{Features, LabelKind, Learned, Model, Scratch, Shape, Task, dense_only};
 use crate::error::{Fault, Result};
@@ -54,7 +55,10 @@ impl Link {
     }
 }
 
-/// One node; 24 bytes, so that a step down a tree touches one cache line.
+/// Trees that are walked side by side: their steps don't wait for each other.
+const SIDE_BY_SIDE: usize = 8;
+
+/// One node of 24 bytes. A leaf's children are itself, so that a walk that has ended may go on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Node {
     threshold: f64,
@@ -64,10 +68,18 @@ struct Node {
     missing_left: bool,
 }
 
+impl Node {
+    fn leaf(at: u32) -> Node {
+        Node { threshold: 0.0, feature: 0, left: at, right: at, missing_left: false }
+    }
+}
+
 /// Trees, their leaf values and how they add up. Built by training and by importers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ensemble {
     nodes: Vec<Node>,
+    /// One a node: the leaf's row in `leaf_values`, or [`LEAF`] for an inner node.
+    rows: Vec<u32>,
     roots: Vec<u32>,
     tree_outputs: Vec<u32>,
     leaf_values: Vec<f64>,
@@ -89,6 +101,7 @@ impl Ensemble {
         assert!(width == 1 || width == outputs, "a leaf holds one number, or one an output");
         Ensemble {
             nodes: Vec::new(),
+            rows: Vec::new(),
             roots: Vec::new(),
             tree_outputs: Vec::new(),
             leaf_values: Vec::new(),
@@ -108,6 +121,7 @@ impl Ensemble {
 
     /// Adds an inner node and returns its number. Its children are set later by [`Ensemble::set_children`].
     pub fn push_split(&mut self, feature: u32, threshold: f64, missing_left: bool) -> u32 {
+        self.rows.push(LEAF);
         self.nodes.push(Node { threshold, feature, left: 0, right: 0, missing_left });
         self.nodes.len() as u32 - 1
     }
@@ -117,8 +131,10 @@ impl Ensemble {
         assert_eq!(values.len(), self.width, "as many values as the leaves are wide");
         let row = (self.leaf_values.len() / self.width) as u32;
         self.leaf_values.extend_from_slice(values);
-        self.nodes.push(Node { threshold: 0.0, feature: LEAF, left: row, right: 0, missing_left: false });
-        self.nodes.len() as u32 - 1
+        let at = self.nodes.len() as u32;
+        self.rows.push(row);
+        self.nodes.push(Node::leaf(at));
+        at
     }
 
     /// Names the children of an inner node.
@@ -132,43 +148,76 @@ impl Ensemble {
         self.roots.len()
     }
 
-    /// Row of `leaf_values` that a row of features reaches in a tree.
-    #[inline]
+    /// Row of `leaf_values` that a row of features (one at least) reaches in a tree.
     pub fn leaf_of(&self, tree: usize, x: &[f64]) -> usize {
-        if self.less_or_equal { self.walk(tree, x, |v, t| v <= t) } else { self.walk(tree, x, |v, t| v < t) }
-    }
-
-    #[inline(always)]
-    fn walk(&self, tree: usize, x: &[f64], below: impl Fn(f64, f64) -> bool) -> usize {
-        let mut node = &self.nodes[self.roots[tree] as usize];
-        while node.feature != LEAF {
-            let value = x[node.feature as usize];
-            let left = below(value, node.threshold) | (node.missing_left & value.is_nan());
-            node = &self.nodes[if left { node.left } else { node.right } as usize];
+        if self.less_or_equal {
+            self.walk([self.roots[tree]], x, |v, t| v <= t)[0]
+        } else {
+            self.walk([self.roots[tree]], x, |v, t| v < t)[0]
         }
-        node.left as usize
     }
 
-    /// Adds up the trees and applies the link. `sums` is as long as `base`.
+    /// The leaves' rows of some trees.
+    #[inline(always)]
+    fn walk<const N: usize>(&self, mut at: [u32; N], x: &[f64], below: impl Fn(f64, f64) -> bool) -> [usize; N] {
+        loop {
+            let mut moved = 0;
+            for at in &mut at {
+                let node = &self.nodes[*at as usize];
+                let value = x[node.feature as usize];
+                let left = below(value, node.threshold) | (node.missing_left & value.is_nan());
+                let next = if left { node.left } else { node.right };
+                moved |= next ^ *at;
+                *at = next;
+            }
+            if moved == 0 {
+                return at.map(|at| self.rows[at as usize] as usize);
+            }
+        }
+    }
+
+    /// Adds what a tree's leaf holds.
+    #[inline(always)]
+    fn add(&self, tree: usize, leaf: usize, sums: &mut [f64]) {
+        if self.width == 1 {
+            sums[self.tree_outputs[tree] as usize] += self.leaf_values[leaf];
+        } else {
+            let values = &self.leaf_values[leaf * self.width..(leaf + 1) * self.width];
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum += value;
+            }
+        }
+    }
+
+    /// Adds all trees, in their order.
+    #[inline(always)]
+    fn add_all(&self, x: &[f64], sums: &mut [f64], below: impl Fn(f64, f64) -> bool + Copy) {
+        let (groups, rest) = self.roots.as_chunks::<SIDE_BY_SIDE>();
+        for (group, roots) in groups.iter().enumerate() {
+            for (i, leaf) in self.walk(*roots, x, below).into_iter().enumerate() {
+                self.add(group * SIDE_BY_SIDE + i, leaf, sums);
+            }
+        }
+        for (i, root) in rest.iter().enumerate() {
+            let [leaf] = self.walk([*root], x, below);
+            self.add(groups.len() * SIDE_BY_SIDE + i, leaf, sums);
+        }
+    }
+
+    /// Adds up the trees and applies the link. `sums` is as long as `base`, `x` holds one feature at least.
     pub fn score(&self, x: &[f64], sums: &mut [f64]) {
         sums.copy_from_slice(&self.base);
-        for tree in 0..self.roots.len() {
-            let leaf = self.leaf_of(tree, x);
-            if self.width == 1 {
-                sums[self.tree_outputs[tree] as usize] += self.leaf_values[leaf];
-            } else {
-                let values = &self.leaf_values[leaf * self.width..(leaf + 1) * self.width];
-                for (sum, value) in sums.iter_mut().zip(values) {
-                    *sum += value;
-                }
-            }
+        if self.less_or_equal {
+            self.add_all(x, sums, |v, t| v <= t);
+        } else {
+            self.add_all(x, sums, |v, t| v < t);
         }
         for sum in sums.iter_mut() {
             *sum = (*sum * self.scale).clamp(f64::MIN, f64::MAX);
         }
         match self.link {
             Link::Identity => {}
-            Link::Logistic => sums.iter_mut().for_each(|s| *s = 1.0 / (1.0 + libm::exp(-*s))),
+            Link::Logistic => sums.iter_mut().for_each(|s| *s = 1.0 / (1.0 + exp(-*s))),
             Link::Softmax => softmax(sums),
         }
     }
@@ -176,13 +225,16 @@ impl Ensemble {
     /// Stores the ensemble under `prefix`.
     pub fn save(&self, state: &mut State, prefix: &str) {
         let (n, t) = (self.nodes.len(), self.roots.len());
-        let u32s = |f: fn(&Node) -> u32| Data::U32(self.nodes.iter().map(f).collect());
+        let u32s = |of_split: fn(&Node) -> u32, of_leaf: fn(u32) -> u32| {
+            let pairs = self.nodes.iter().zip(&self.rows);
+            Data::U32(pairs.map(|(n, row)| if *row == LEAF { of_split(n) } else { of_leaf(*row) }).collect())
+        };
         state.put(format!("{prefix}roots"), &[t], Data::U32(self.roots.clone()));
         state.put(format!("{prefix}outputs"), &[t], Data::U32(self.tree_outputs.clone()));
-        state.put(format!("{prefix}feature"), &[n], u32s(|n| n.feature));
+        state.put(format!("{prefix}feature"), &[n], u32s(|n| n.feature, |_| LEAF));
         state.put_f64(format!("{prefix}threshold"), &self.nodes.iter().map(|n| n.threshold).collect::<Vec<_>>());
-        state.put(format!("{prefix}left"), &[n], u32s(|n| n.left));
-        state.put(format!("{prefix}right"), &[n], u32s(|n| n.right));
+        state.put(format!("{prefix}left"), &[n], u32s(|n| n.left, |row| row));
+        state.put(format!("{prefix}right"), &[n], u32s(|n| n.right, |_| 0));
         let missing = self.nodes.iter().map(|n| u8::from(n.missing_left)).collect();
         state.put(format!("{prefix}missing"), &[n], Data::U8(missing));
         let leaves = self.leaf_values.len() / self.width;
@@ -214,16 +266,17 @@ impl Ensemble {
         let left = state.get_u32(&name("left"), Some(n))?;
         let right = state.get_u32(&name("right"), Some(n))?;
         let missing = state.get_u8(&name("missing"), Some(n))?;
-        let node = |i: usize| Node {
-            threshold: threshold[i],
-            feature: feature[i],
-            left: left[i],
-            right: right[i],
-            missing_left: missing[i] == 1,
+        let node = |i: usize| match feature[i] {
+            LEAF => Node::leaf(i as u32),
+            feature => {
+                Node { threshold: threshold[i], feature, left: left[i], right: right[i], missing_left: missing[i] == 1 }
+            }
         };
+        let row = |i: usize| if feature[i] == LEAF { left[i] } else { LEAF };
         let roots = state.get_u32(&name("roots"), None)?.to_vec();
         let ensemble = Ensemble {
             nodes: (0..n).map(node).collect(),
+            rows: (0..n).map(row).collect(),
             tree_outputs: state.get_u32(&name("outputs"), Some(roots.len()))?.to_vec(),
             roots,
             leaf_values: state.get_f64(&name("leaf_values"), None)?.to_vec(),
@@ -250,21 +303,23 @@ impl Ensemble {
     fn check(&self, features: usize) -> Result<(), (&'static str, String)> {
         let nodes = self.nodes.len();
         let leaves = self.leaf_values.len() / self.width;
-        for (i, node) in self.nodes.iter().enumerate() {
+        for (i, (node, row)) in self.nodes.iter().zip(&self.rows).enumerate() {
             let behind = |child: u32| (child as usize) > i && (child as usize) < nodes;
-            match node.feature {
-                LEAF if node.left as usize >= leaves => {
-                    return Err(("left", format!("leaf {i} names row {} of {leaves}", node.left)));
-                }
-                LEAF => {}
-                f if f as usize >= features => {
+            match (*row, node.feature) {
+                (LEAF, f) if f as usize >= features => {
                     return Err(("feature", format!("node {i} asks for feature {f} of {features}")));
                 }
-                _ if !node.threshold.is_finite() => {
+                (LEAF, _) if !node.threshold.is_finite() => {
                     return Err(("threshold", format!("node {i} holds {}", node.threshold)));
                 }
-                _ if !behind(node.left) => return Err(("left", format!("node {i} has child {}", node.left))),
-                _ if !behind(node.right) => return Err(("right", format!("node {i} has child {}", node.right))),
+                (LEAF, _) if !behind(node.left) => return Err(("left", format!("node {i} has child {}", node.left))),
+                (LEAF, _) if !behind(node.right) => {
+                    return Err(("right", format!("node {i} has child {}", node.right)));
+                }
+                (LEAF, _) => {}
+                (row, _) if row as usize >= leaves => {
+                    return Err(("left", format!("leaf {i} names row {row} of {leaves}")));
+                }
                 _ => {}
             }
         }
@@ -287,7 +342,7 @@ impl Ensemble {
 /// e^v of each, over their total; the largest is taken out first.
 fn softmax(values: &mut [f64]) {
     let largest = values.iter().fold(f64::MIN, |a, v| a.max(*v));
-    values.iter_mut().for_each(|v| *v = libm::exp(*v - largest));
+    values.iter_mut().for_each(|v| *v = exp(*v - largest));
     let total: f64 = values.iter().sum();
     values.iter_mut().for_each(|v| *v /= total);
 }
@@ -369,6 +424,10 @@ impl Model for DecisionTree {
                 format!("tensor \"{prefix}base\" has {outputs} outputs; at most {} expected", self.classes_max);
             return Err(Fault::corruption(message));
         }
+        if ensemble.trees() == 0 && outputs != 1 {
+            let message = format!("tensor \"{prefix}base\" has {outputs} outputs; without trees, 1 is expected");
+            return Err(Fault::corruption(message));
+        }
         if self.task == Task::Binary && ensemble.link == Link::Softmax {
             return Err(Fault::corruption(format!("tensor \"{prefix}link\": softmax needs a category label")));
         }
@@ -433,6 +492,39 @@ mod tests {
         assert_eq!(ensemble.leaf_of(0, &[1.0, 0.0]), 0, "equal goes left");
     }
 
+    /// Trees of every depth, 21 of them: two groups side by side and five alone.
+    #[test]
+    fn trees_side_by_side_are_walked_like_one_after_another() {
+        let mut random = crate::model::random::Random::new(2);
+        let mut e = Ensemble::new(3, 1);
+        for tree in 0..21u32 {
+            e.start_tree(tree % 3);
+            let mut open = None;
+            for depth in 0..tree % 7 {
+                let split = e.push_split(depth % 2, random.normal(), depth % 3 == 0);
+                if let Some((parent, leaf)) = open {
+                    e.set_children(parent, split, leaf);
+                }
+                let leaf = e.push_leaf(&[random.normal()]);
+                open = Some((split, leaf));
+            }
+            let last = e.push_leaf(&[random.normal()]);
+            if let Some((parent, leaf)) = open {
+                e.set_children(parent, leaf, last);
+            }
+        }
+        let mut state = State::new();
+        e.save(&mut state, "");
+        assert_eq!(Ensemble::load(&state, "", 2).expect("sound"), e);
+        for n in 0..300 {
+            let x = [random.normal(), if n % 5 == 0 { f64::NAN } else { random.normal() }];
+            let (mut sums, mut expected) = ([0.0; 3], [0.0; 3]);
+            e.score(&x, &mut sums);
+            (0..21).for_each(|tree| expected[tree % 3] += e.leaf_values[e.leaf_of(tree, &x)]);
+            assert_eq!(sums, expected);
+        }
+    }
+
     #[test]
     fn links_and_averages() {
         let mut e = stumps();
@@ -465,9 +557,10 @@ mod tests {
         let mut good = State::new();
         stumps().save(&mut good, "m.");
         let u32s = |v: &[u32]| Data::U32(v.to_vec());
-        let damage: [(&str, Data); 8] = [
+        let damage: [(&str, Data); 9] = [
             ("m.left", u32s(&[0, 0, 1, 4, 2, 3])),
             ("m.left", u32s(&[1, 0, 9, 4, 2, 3])),
+            ("m.left", u32s(&[1, LEAF, 1, 4, 2, 3])),
             ("m.right", u32s(&[6, 0, 0, 5, 0, 0])),
             ("m.feature", u32s(&[2, LEAF, LEAF, 1, LEAF, LEAF])),
             ("m.threshold", Data::F64(vec![f64::NAN, 0.0, 0.0, 0.0, 0.0, 0.0])),

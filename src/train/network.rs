@@ -95,7 +95,8 @@ fn train(
     let mut order: Vec<usize> = (0..job.table.x.nrows()).collect();
     for epoch in 0..settings.epochs {
         for i in (1..order.len()).rev() {
-            order.swap(i, random.below(i + 1));
+            // Uniform in 0..=i; a table's rows are few against the 53 random bits.
+            order.swap(i, (random.uniform() * (i + 1) as f64) as usize);
         }
         let mut loss = 0.0;
         for rows in order.chunks(settings.batch_rows) {

@@ -176,12 +176,19 @@ impl Journal for KafkaJournal {
             }
             return Ok(());
         }
-        // In this order: metadata that is taken while the lane is ours can only be of a generation in which it was.
-        let metadata = self.claim.group().metadata()?;
-        if let Err(fault) = self.claim.check() {
-            self.producer.abort();
-            return Err(fault);
-        }
+        // In this order: a lane that is ours after its metadata was taken was ours in that generation.
+        let hold = || self.claim.hold().and_then(|()| self.claim.group().metadata());
+        let metadata = hold().and_then(|metadata| match self.claim.check()? {
+            true => Ok(metadata),
+            false => Err(aborted("the group is out of reach")),
+        });
+        let metadata = match metadata {
+            Ok(metadata) => metadata,
+            Err(fault) => {
+                self.producer.abort();
+                return Err(fault);
+            }
+        };
         self.producer.send(&self.topic, self.partition(), Some(key.as_bytes()), &value, None)?;
         match self.producer.commit(&offsets, &metadata) {
             Ok(()) => {}

@@ -2,16 +2,16 @@
 //!
 //! One a process, brokers, group and node name, shared by the lanes; a thread of its own polls it, so that a
 //! lane that recovers for long stays a member. A lane holds a [`Claim`]: valid as long as its journal
-//! partition was never taken away, not even if it came back.
+//! partition was never given to somebody else, not even if it came back.
 
 use super::topics::{TopicShape, config, ensure};
-use super::{BROKER_TIMEOUT, KafkaOptions};
+use super::{ASSIGNMENT_TIMEOUT, BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
-use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{ClientContext, TopicPartitionList};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -25,8 +25,12 @@ const METADATA_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 struct Assigned {
     lanes: BTreeSet<u32>,
-    /// How many times each lane was taken away.
+    /// Lanes that were ours when the group was out of reach for too long. Nobody has said yet whose they are now.
+    adrift: BTreeSet<u32>,
+    /// How many times each lane was given to somebody else.
     taken: HashMap<u32, u64>,
+    /// How many times each lane went adrift.
+    lost: HashMap<u32, u64>,
     /// Why this member can't go on, where it can't.
     dead: Option<String>,
     /// Partitions of the input topics, as last seen.
@@ -65,13 +69,18 @@ impl ClientContext for GroupContext {
 }
 
 impl ConsumerContext for GroupContext {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(list) = rebalance {
+            let lost = consumer.assignment_lost();
             let mut assigned = self.0.lock();
-            for element in list.elements() {
-                let lane = element.partition() as u32;
+            for lane in lanes(list) {
                 assigned.lanes.remove(&lane);
-                *assigned.taken.entry(lane).or_default() += 1;
+                if lost {
+                    assigned.adrift.insert(lane);
+                    *assigned.lost.entry(lane).or_default() += 1;
+                } else {
+                    *assigned.taken.entry(lane).or_default() += 1;
+                }
             }
             self.0.changed.notify_all();
         }
@@ -84,13 +93,25 @@ impl ConsumerContext for GroupContext {
                 if let Err(error) = consumer.pause(list) {
                     tracing::debug!(target: "millstream::kafka", "group: {error}");
                 }
-                self.0.lock().lanes.extend(list.elements().iter().map(|e| e.partition() as u32));
+                let mut assigned = self.0.lock();
+                assigned.lanes.extend(lanes(list));
+                // What was ours and isn't handed back is somebody else's now.
+                for lane in std::mem::take(&mut assigned.adrift) {
+                    if !assigned.lanes.contains(&lane) {
+                        *assigned.taken.entry(lane).or_default() += 1;
+                    }
+                }
             }
             Rebalance::Revoke(_) => {}
             Rebalance::Error(error) => tracing::warn!(target: "millstream::kafka", "group: rebalance: {error}"),
         }
         self.0.changed.notify_all();
     }
+}
+
+/// The lanes of a list of the journal's partitions.
+fn lanes(list: &TopicPartitionList) -> Vec<u32> {
+    list.elements().iter().map(|element| element.partition() as u32).collect()
 }
 
 /// A line of the client library, at a level of syslog.
@@ -211,6 +232,33 @@ impl KafkaGroup {
         self.shared.lock().partitions.get(topic).copied()
     }
 
+    fn wait_for(
+        &self,
+        lane: u32,
+        wait: Duration,
+        until: impl Fn(&Assigned) -> bool,
+    ) -> Result<MutexGuard<'_, Assigned>> {
+        let deadline = Instant::now() + wait;
+        let mut assigned = self.shared.lock();
+        loop {
+            if let Some(reason) = &assigned.dead {
+                return Err(shut_out(lane, reason));
+            }
+            if until(&assigned) {
+                return Ok(assigned);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Fault::environment(format!(
+                    "lane {lane} was not handed to this daemon within {} s",
+                    wait.as_secs()
+                ))
+                .hint("another daemon of the group holds it, or the group's coordinator doesn't answer"));
+            }
+            assigned = self.shared.changed.wait_timeout(assigned, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// Fresh metadata of the membership: what a transaction shows the coordinator with its offsets.
     ///
     /// # Errors
@@ -220,7 +268,7 @@ impl KafkaGroup {
     }
 
     /// The consumer: for commits outside a transaction.
-    pub(crate) fn commit(&self, offsets: &rdkafka::TopicPartitionList) -> Result<(), KafkaError> {
+    pub(crate) fn commit(&self, offsets: &TopicPartitionList) -> Result<(), KafkaError> {
         self.consumer.commit(offsets, rdkafka::consumer::CommitMode::Sync)
     }
 }
@@ -291,7 +339,18 @@ fn attend(consumer: &BaseConsumer<GroupContext>, shared: &Shared, topics: &[Stri
 pub struct Claim {
     group: Arc<KafkaGroup>,
     lane: u32,
+    /// Counts at the time of the claim.
     taken: u64,
+    lost: u64,
+    /// The lane's producer is fenced as soon as somebody else takes the lane (exactly-once). So a lane that went
+    /// adrift and came back is still ours, as far as the group is concerned.
+    fenced_by_producer: bool,
+}
+
+impl Assigned {
+    fn count(counts: &HashMap<u32, u64>, lane: u32) -> u64 {
+        counts.get(&lane).copied().unwrap_or(0)
+    }
 }
 
 impl Claim {
@@ -299,43 +358,51 @@ impl Claim {
     ///
     /// # Errors
     /// Environment, where it doesn't within `wait`, or this daemon was shut out of the group.
-    pub fn wait(group: &Arc<KafkaGroup>, lane: u32, wait: Duration) -> Result<Arc<Claim>> {
-        let deadline = Instant::now() + wait;
-        let mut assigned = group.shared.lock();
-        loop {
-            if let Some(reason) = &assigned.dead {
-                return Err(shut_out(lane, reason));
-            }
-            if assigned.lanes.contains(&lane) {
-                let taken = assigned.taken.get(&lane).copied().unwrap_or(0);
-                drop(assigned);
-                return Ok(Arc::new(Claim { group: Arc::clone(group), lane, taken }));
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Fault::environment(format!(
-                    "lane {lane} was not handed to this daemon within {} s",
-                    wait.as_secs()
-                ))
-                .hint("another daemon of the group holds it, or the group's coordinator doesn't answer"));
-            }
-            assigned = group.shared.changed.wait_timeout(assigned, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+    pub fn wait(group: &Arc<KafkaGroup>, options: &KafkaOptions, wait: Duration) -> Result<Arc<Claim>> {
+        let lane = options.lane;
+        let assigned = group.wait_for(lane, wait, |assigned| assigned.lanes.contains(&lane))?;
+        let claim = Claim {
+            group: Arc::clone(group),
+            lane,
+            taken: Assigned::count(&assigned.taken, lane),
+            lost: Assigned::count(&assigned.lost, lane),
+            fenced_by_producer: options.exactly_once,
+        };
+        drop(assigned);
+        Ok(Arc::new(claim))
     }
 
-    /// Fails where the lane was taken away since.
+    /// Fails where the lane was taken away since; true where the group says that it is ours, false where the group
+    /// is out of reach.
     ///
     /// # Errors
     /// Environment: "lane N was taken by another daemon".
-    pub fn check(&self) -> Result<()> {
-        let assigned = self.group.shared.lock();
+    pub fn check(&self) -> Result<bool> {
+        self.judge(&self.group.shared.lock())
+    }
+
+    fn judge(&self, assigned: &Assigned) -> Result<bool> {
         if let Some(reason) = &assigned.dead {
             return Err(shut_out(self.lane, reason));
         }
-        if !assigned.lanes.contains(&self.lane) || assigned.taken.get(&self.lane).copied().unwrap_or(0) != self.taken {
+        let lost = !self.fenced_by_producer && Assigned::count(&assigned.lost, self.lane) != self.lost;
+        if lost || Assigned::count(&assigned.taken, self.lane) != self.taken {
             return Err(taken(self.lane));
         }
-        Ok(())
+        Ok(assigned.lanes.contains(&self.lane))
+    }
+
+    /// As `check`, and waits for a group that is out of reach.
+    ///
+    /// # Errors
+    /// As for `check`; Environment, where the group stays out of reach.
+    pub fn hold(&self) -> Result<()> {
+        if self.check()? {
+            return Ok(());
+        }
+        let held = |assigned: &Assigned| self.judge(assigned).unwrap_or(true);
+        let assigned = self.group.wait_for(self.lane, ASSIGNMENT_TIMEOUT, held)?;
+        self.judge(&assigned).map(|_| ())
     }
 
     /// The membership behind the claim.

@@ -161,7 +161,7 @@ pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
         ))
         .hint("add partitions to it, or name a topic that doesn't exist yet, to be made like the input"));
     }
-    let claim = Claim::wait(&group, options.lane, ASSIGNMENT_TIMEOUT)?;
+    let claim = Claim::wait(&group, options, ASSIGNMENT_TIMEOUT)?;
     let producer = LaneProducer::open(options)?;
     let source = match options.topics.is_empty() {
         true => None,

@@ -27,6 +27,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a commit is tried before its outcome counts as unknown.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long the broker may take no messages; longer than the library tries to deliver one.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(330);
+
 /// Keeps the first delivery that failed.
 #[derive(Default)]
 struct Deliveries {
@@ -128,7 +131,8 @@ impl LaneProducer {
     /// Hands a message to the producer; opens a transaction where none is open (exactly-once).
     ///
     /// # Errors
-    /// Environment: the broker has not taken messages for too long, or a delivery has failed.
+    /// Environment: the broker has not taken messages for too long, or a delivery has failed. The open transaction is
+    /// aborted then.
     pub fn send(
         &self,
         topic: &str,
@@ -137,13 +141,10 @@ impl LaneProducer {
         value: &[u8],
         headers: Option<OwnedHeaders>,
     ) -> Result<()> {
-        let mut state = self.lock();
-        self.begin(&mut state)?;
-        let client = self.client(&mut state)?;
-        match headers {
+        self.sending(|client| match headers {
             None => client.send_plain(topic, partition, key, value),
             Some(headers) => client.send_with_headers(topic, partition, key, value, headers),
-        }
+        })
     }
 
     /// Hands over many messages of one topic, without headers: partition, key, value.
@@ -153,16 +154,35 @@ impl LaneProducer {
     pub fn send_all<'m>(
         &self,
         topic: &str,
-        messages: impl Iterator<Item = (i32, Option<&'m [u8]>, &'m [u8])>,
+        mut messages: impl Iterator<Item = (i32, Option<&'m [u8]>, &'m [u8])>,
     ) -> Result<()> {
-        let mut state = self.lock();
-        self.begin(&mut state)?;
-        let client = self.client(&mut state)?;
-        for (partition, key, value) in messages {
-            client.send_plain(topic, partition, key, value)?;
+        self.sending(|client| {
+            messages.try_for_each(|(partition, key, value)| client.send_plain(topic, partition, key, value))?;
+            client.producer.poll(Duration::ZERO);
+            client.failed()
+        })
+    }
+
+    fn sending(&self, send: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
+        let mut guard = self.lock();
+        let state: &mut State = &mut guard;
+        self.begin(state)?;
+        match send(self.client(state)?) {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(self.break_off(state, fault)),
         }
-        client.producer.poll(Duration::ZERO);
-        client.failed()
+    }
+
+    /// What a failed delivery comes to: nothing of it may go out with a later message.
+    fn break_off(&self, state: &mut State, fault: Fault) -> Fault {
+        if self.options.exactly_once {
+            return match self.abort_locked(state, fault.message) {
+                Broken::Fenced => super::group::taken(self.options.lane),
+                Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
+            };
+        }
+        self.give_up(state, &fault);
+        fault
     }
 
     fn begin(&self, state: &mut State) -> Result<()> {
@@ -186,8 +206,12 @@ impl LaneProducer {
     /// # Errors
     /// Environment, where one was not.
     pub fn flush(&self) -> Result<()> {
-        let mut state = self.lock();
-        self.client(&mut state)?.drain(Duration::from_secs(330))
+        let mut guard = self.lock();
+        let state: &mut State = &mut guard;
+        match self.client(state)?.drain(DELIVERY_TIMEOUT) {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(self.break_off(state, fault)),
+        }
     }
 
     /// Commits the open transaction with the offsets of the inputs.
@@ -205,7 +229,7 @@ impl LaneProducer {
                 return Ok(());
             }
             retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))
-                .map_err(|error| self.note(&error, &mut state.fenced))
+                .map_err(|error| note(client, &error, &mut state.fenced))
         });
         if let Err(reason) = before {
             return Err(self.abort_locked(state, reason));
@@ -220,7 +244,7 @@ impl LaneProducer {
                 Err(self.abort_locked(state, error.to_string()))
             }
             Err(error) => {
-                let reason = self.note(&error, &mut state.fenced);
+                let reason = note(client, &error, &mut state.fenced);
                 self.give_up(state, &error);
                 match state.fenced {
                     true => Err(Broken::Fenced),
@@ -261,7 +285,7 @@ impl LaneProducer {
             });
             client.forget_failed();
             if let Err(error) = done {
-                self.note(&error, &mut state.fenced);
+                note(client, &error, &mut state.fenced);
                 self.give_up(state, &error);
             }
         }
@@ -272,20 +296,21 @@ impl LaneProducer {
         }
     }
 
-    /// The error in words; notes it where it says that another producer took over.
-    fn note(&self, error: &KafkaError, fenced: &mut bool) -> String {
-        *fenced |= matches!(
-            error.rdkafka_error_code(),
-            Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
-        );
-        error.to_string()
-    }
-
-    fn give_up(&self, state: &mut State, error: &KafkaError) {
+    fn give_up(&self, state: &mut State, error: &dyn std::fmt::Display) {
         tracing::info!(target: "millstream::kafka", "lane {}: the producer is made anew: {error}", self.options.lane);
         state.client = None;
         state.open = false;
     }
+}
+
+/// The error in words; notes it where it says that another producer took over.
+fn note(client: &Client, error: &KafkaError, fenced: &mut bool) -> String {
+    use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
+    // An old epoch alone can be mended by an abort; as the cause of a fatal error it means a successor.
+    let cause = client.producer.client().fatal_error().map(|(code, _)| code);
+    *fenced |= matches!(cause, Some(Fenced | ProducerFenced | InvalidProducerEpoch))
+        || matches!(error.rdkafka_error_code(), Some(Fenced | ProducerFenced));
+    error.to_string()
 }
 
 impl Drop for LaneProducer {
@@ -348,7 +373,7 @@ impl Client {
     }
 
     fn wait_for_room(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, since: Instant) -> Result<()> {
-        if code != RDKafkaErrorCode::QueueFull || since.elapsed() > Duration::from_secs(330) {
+        if code != RDKafkaErrorCode::QueueFull || since.elapsed() > DELIVERY_TIMEOUT {
             return Err(Fault::environment(format!("{topic}/{partition} takes no messages: {code}")));
         }
         self.producer.poll(Duration::from_millis(5));

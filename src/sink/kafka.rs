@@ -46,8 +46,8 @@ impl KafkaSink {
 
     /// The partition of the predictions of an input: its own number, or one by turns for other sources.
     fn look_up(&mut self, inputs: &InputNames, most: i32) {
-        for number in self.partitions.len()..inputs.len() {
-            let own = split_input(&inputs[number]).filter(|(topic, _)| self.topics.iter().any(|t| t == topic));
+        for (number, input) in inputs.iter().enumerate().skip(self.partitions.len()) {
+            let own = split_input(input).filter(|(topic, _)| self.topics.iter().any(|t| t == topic));
             self.partitions.push(match own {
                 None => (number % most.max(1) as usize) as i32,
                 Some((_, partition)) => partition,
@@ -136,5 +136,11 @@ impl Sink for KafkaSink {
             self.producer.flush()?;
         }
         Ok(Vec::new())
+    }
+
+    fn recover(&mut self, _: &[OutputLength]) -> Result<()> {
+        // What was written and not committed is written again by whoever recovers.
+        self.producer.abort();
+        Ok(())
     }
 }

@@ -190,11 +190,11 @@ impl Source for KafkaSource {
     }
 
     fn poll(&mut self, block: &mut Block, wait: Duration) -> Result<Polled> {
-        self.claim.check()?;
+        let held = self.claim.check()?;
         if !self.started {
             return Err(Fault::internal("a Kafka source was polled before it was started"));
         }
-        if self.paused {
+        if self.paused || !held {
             std::thread::sleep(wait);
             return Ok(Polled::Idle);
         }

@@ -304,7 +304,8 @@ fn properties(port: u16, controller: u16, dir: &Path) -> String {
          share.coordinator.state.topic.num.partitions=1\n\
          default.replication.factor=1\nmin.insync.replicas=1\nnum.partitions=1\n\
          group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n\
-         group.min.session.timeout.ms=1000\n",
+         group.min.session.timeout.ms=1000\n\
+         broker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\n",
         dir.join("data").display()
     )
 }

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How long a lane without work waits before it looks for orders.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// How long clients may take at the end to read their answers.
+const FINISH_MAX: Duration = Duration::from_secs(5);
 /// How often the live quality and the lag are published.
 const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 
@@ -133,6 +135,7 @@ impl Worker {
         let checkpoint = WithCheckpoint::default();
         self.commit(Some(checkpoint), Vec::new(), &mut clocks)?;
         self.publish();
+        self.intake.finish(FINISH_MAX)?;
         drop(self.intake);
         self.outlet.close()?;
         let (done, barrier) = flume::bounded(1);

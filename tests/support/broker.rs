@@ -163,6 +163,12 @@ impl Broker {
         let wish = rdkafka::admin::NewPartitions::new(name, partitions);
         let answer = block_on(self.admin().create_partitions([&wish], &AdminOptions::new())).expect("answer");
         answer.into_iter().for_each(|grown| assert!(grown.is_ok(), "{name}: {grown:?}"));
+        // The producer of these helpers would know only later.
+        let client = self.producer().client();
+        while client.fetch_metadata(Some(name), PATIENCE).expect("metadata").topics()[0].partitions().len() < partitions
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {

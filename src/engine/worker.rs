@@ -53,6 +53,8 @@ pub struct Tuning {
     pub commit_events_max: u64,
     /// Time between two checkpoints.
     pub checkpoint_interval: Duration,
+    /// How many checkpoints are kept.
+    pub checkpoints_kept: usize,
 }
 
 /// What a worker is made of.
@@ -218,7 +220,16 @@ impl Worker {
             position.inputs.clear();
             let (manifest, state) = self.core.pipeline().snapshot("checkpoint", Value::Null, json!(position));
             let desk = self.desk.clone();
-            CheckpointJob { number: record.number, seq: record.seq, manifest, state, desk, replies: snapshot.replies }
+            let keep = self.tuning.checkpoints_kept;
+            CheckpointJob {
+                number: record.number,
+                seq: record.seq,
+                manifest,
+                state,
+                keep,
+                desk,
+                replies: snapshot.replies,
+            }
         });
         self.outlet.commit(Commit { record, checkpoint, replies })
     }

@@ -5,3 +5,4 @@
 pub mod broker;
 pub mod daemon;
 pub mod events;
+pub mod library;

@@ -90,7 +90,9 @@ fn select(quality: &mut QualityReport, names: &[String]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    for name in names {
+    // As people write them: log-loss is log_loss.
+    let names: Vec<String> = names.iter().map(|name| name.trim().replace('-', "_")).collect();
+    for name in &names {
         if !quality.metrics.contains_key(name) {
             let known: Vec<&str> = quality.metrics.keys().map(String::as_str).collect();
             return Err(Fault::misuse(format!("--metrics {name}: no such metric here"))

@@ -124,6 +124,9 @@ impl Engine {
         let home = Arc::new(Home::open(&config.state_dir, config.lanes, &bytes, options.new_lineage)?);
         let base = Pipeline::from_bytes(&bytes)?;
         let sockets = wire::sockets(&config, options.inherited)?;
+        if let Some(socket) = sockets.iter().flatten().next() {
+            tracing::info!("listens at {}", socket.listener_name());
+        }
         let (jobs, todo) = flume::unbounded::<Job>();
         let checkpointer = spawn("checkpointer", move || checkpointer::run(&todo))?;
         let health = Arc::new(Health::new(config.lanes as usize));

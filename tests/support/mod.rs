@@ -1,5 +1,8 @@
-//! What several scenarios need: a real Kafka broker.
+//! What several scenarios need: a real Kafka broker, the daemon in a folder of its own, made-up events.
 
 #![allow(dead_code)]
 
 pub mod broker;
+pub mod daemon;
+pub mod events;
+pub mod library;

@@ -50,9 +50,19 @@ on_this_machine() { [ -z "$DESTDIR" ] && [ "$(id -u)" = 0 ] && [ -d /run/systemd
 
 do_install() {
     [ -x "$BUILD/millstream" ] || { say "$BUILD/millstream is not there: build it first (make)"; exit 2; }
-    list=$(mktemp) text=$(mktemp)
-    trap 'rm -f "$list" "$text"' EXIT
+    list=$(mktemp) text=$(mktemp) pages=$(mktemp -d)
+    trap 'rm -rf "$list" "$text" "$pages"' EXIT
     put 755 "$BUILD/millstream" "$BINDIR/millstream"
+    if "$BUILD/millstream" generate man --out "$pages" && "$BUILD/millstream" generate completions --out "$pages"; then
+        for page in "$pages"/*.1; do
+            put 644 "$page" "$PREFIX/share/man/man1/$(basename "$page")"
+        done
+        put 644 "$pages/millstream.bash" "$PREFIX/share/bash-completion/completions/millstream"
+        put 644 "$pages/_millstream" "$PREFIX/share/zsh/site-functions/_millstream"
+        put 644 "$pages/millstream.fish" "$PREFIX/share/fish/vendor_completions.d/millstream.fish"
+    else
+        say "man pages and completions are left out: this machine can't run $BUILD/millstream"
+    fi
     for unit in systemd/*.service systemd/*.socket; do
         put_text "$unit" "$UNITDIR/$(basename "$unit")"
     done
@@ -64,7 +74,7 @@ do_install() {
         [ ! -f "$file" ] || put 644 "$file" "$DATADIR/models/$(basename "$file")"
     done
     # An edited config is the operator's: a new version doesn't touch it.
-    old_sample=$(cksum <"$DESTDIR$SAMPLE" 2>/dev/null || true)
+    old_sample=$([ ! -f "$DESTDIR$SAMPLE" ] || cksum <"$DESTDIR$SAMPLE")
     config=$DESTDIR$CONFDIR/millstream.toml
     put_text systemd/millstream.toml "$SAMPLE"
     if [ ! -e "$config" ] || [ "$(cksum <"$config")" = "$old_sample" ]; then

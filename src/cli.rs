@@ -267,6 +267,9 @@ pub struct GenerateArgs {
     /// The folder to write to. The config reference goes to standard output without it.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Rows of each data set.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(100..=100_000_000))]
+    pub rows: u64,
 }
 
 /// What `generate` writes.
@@ -278,6 +281,8 @@ pub enum Generated {
     Completions,
     /// `config.md`, the reference of all keys.
     ConfigReference,
+    /// CSV files of every generated stream, as it is and with drift.
+    Datasets,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod decode;
+pub mod disk;
 pub mod encode;
 pub mod engine;
 pub mod error;

@@ -535,3 +535,92 @@ fn a_broker_that_is_killed_and_started_again_is_caught_up_with() {
     }
     assert_eq!(answers.into_iter().map(|a| a.value).collect::<Vec<_>>(), wanted);
 }
+
+#[test]
+fn a_partition_that_was_added_to_a_topic_with_a_past_is_read_whole() {
+    let broker = Broker::shared();
+    let options = KafkaOptions { start: Start::Latest, sink_topic: None, ..options(broker, "grown") };
+    broker.create_topic("grown-in", 1);
+    let mut lane = kafka::open(&options).unwrap();
+    let source = lane.source.as_mut().unwrap();
+    source.start(&[]).unwrap();
+    fill(broker, "grown-in", 1, 3);
+    let block = poll_records(source, 3);
+    let first = record(0, source, &block, None);
+    lane.journal.append(&first).unwrap();
+    drop(lane);
+    broker.grow_topic("grown-in", 2);
+    fill(broker, "grown-in", 2, 2);
+    let mut lane = kafka::open(&options).unwrap();
+    let source = lane.source.as_mut().unwrap();
+    source.start(&positions(&first)).unwrap();
+    let block = poll_records(source, 4);
+    let mut taken: Vec<_> = block.records.iter().map(|r| (source.input_name(r.input), r.offset)).collect();
+    taken.sort_unstable();
+    assert_eq!(taken, vec![("grown-in/0", 3), ("grown-in/0", 4), ("grown-in/1", 0), ("grown-in/1", 1)]);
+}
+
+#[test]
+fn a_dead_letter_that_is_too_long_with_its_reasons_is_cut_and_says_so() {
+    let broker = Broker::shared();
+    let options = options(broker, "long");
+    broker.create_topic("long-in", 1);
+    let mut lane = kafka::open(&options).unwrap();
+    for (number, bytes) in [(0, 990_000), (1, 1_000_000), (2, 1_048_576)] {
+        let letter = DeadLetter {
+            raw: vec![b'z'; bytes],
+            reject: Reject { stage: Stage::Limit, reason: "too long", field: None, byte: 0 },
+            field: None,
+            input: 0,
+            offset: number,
+            row: None,
+            key: None,
+            headers: None,
+        };
+        let outbox = Outbox { dead: vec![letter], ..Outbox::default() };
+        lane.sink.as_mut().unwrap().write(&outbox, &vec!["long-in/0".into()]).unwrap();
+        let record = JournalRecord { number, lineage: "first".into(), ..JournalRecord::default() };
+        lane.journal.append(&record).unwrap();
+    }
+    let dead = broker.consume_all("long-dead", true);
+    assert_eq!((dead[0].value.len(), dead[0].header("millstream.raw_bytes")), (990_000, None));
+    assert!(dead[1].value.len() > 990_000 && dead[1].value.len() < 1_000_000);
+    assert_eq!(dead[2].header("millstream.raw_bytes").as_deref(), Some("1048576"));
+}
+
+#[test]
+fn a_second_daemon_gets_a_lane_and_the_first_keeps_the_other() {
+    let broker = Broker::shared();
+    let first = KafkaOptions { lanes: 2, ..options(broker, "share") };
+    broker.create_topic("share-in", 2);
+    fill(broker, "share-in", 2, 5);
+    let mut lanes: Vec<KafkaLane> =
+        (0..2).map(|lane| kafka::open(&KafkaOptions { lane, ..first.clone() }).unwrap()).collect();
+    let mut records = Vec::new();
+    for lane in &mut lanes {
+        lane.source.as_mut().unwrap().start(&[]).unwrap();
+        records.push(round(lane, 5, 1, None));
+    }
+    let second = KafkaOptions { node_name: "node-2".into(), ..first.clone() };
+    let group = kafka::group::KafkaGroup::join(&second).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while group.lanes().len() != 1 {
+        assert!(Instant::now() < deadline, "no lane was handed over");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let moved = group.lanes()[0] as usize;
+    let kept = 1 - moved;
+    let mut block = Block::default();
+    let fault = lanes[moved].source.as_mut().unwrap().poll(&mut block, Duration::ZERO).unwrap_err();
+    assert!(fault.message.contains(&format!("lane {moved} was taken by another daemon")), "{fault}");
+    let mut new = kafka::open(&KafkaOptions { lane: moved as u32, ..second }).unwrap();
+    assert_eq!(new.journal.tail().unwrap().as_ref(), Some(&records[moved]));
+    assert!(lanes[moved].journal.append(&JournalRecord::default()).is_err());
+    fill(broker, "share-in", 2, 5);
+    new.source.as_mut().unwrap().start(&positions(&records[moved])).unwrap();
+    round(&mut new, 5, 1, Some(&records[moved]));
+    round(&mut lanes[kept], 5, 1, Some(&records[kept]));
+    let answers = broker.consume_all("share-out", true);
+    assert_eq!(answers.iter().filter(|a| a.partition == 0).count(), 10);
+    assert_eq!(answers.iter().filter(|a| a.partition == 1).count(), 10);
+}

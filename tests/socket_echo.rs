@@ -317,3 +317,67 @@ fn answers_to_a_vanished_client_are_counted() {
     assert!(source.read_run("x", Position::default(), 1, &mut block).is_err());
     assert!(!source.replayable());
 }
+
+/// A lane of its own, polled by the test: no thread, no answers but those it makes.
+fn polled(source: &mut SocketSource, block: &mut Block, records: usize) {
+    let until = Instant::now() + LIMIT;
+    while block.records.len() < records {
+        assert!(Instant::now() < until, "{} of {records} records", block.records.len());
+        source.poll(block, Duration::from_millis(10)).expect("poll");
+    }
+}
+
+#[test]
+fn frames_in_pieces_and_one_that_is_too_long() {
+    let mut options = options();
+    options.read.framing = Framing::Binary;
+    let mut source = open(options, 1).expect("open").remove(0);
+    source.start(&[]).expect("start");
+    let frame = |n: u32| [&n.to_le_bytes()[..], &vec![n as u8; n as usize]].concat();
+    let mut stream = TcpStream::connect(source.listener_name()).expect("connect");
+    let mut block = Block::default();
+    let whole = frame(9);
+    stream.write_all(&whole[..6]).expect("send");
+    assert_eq!(source.poll(&mut block, Duration::from_millis(30)), Ok(Polled::Idle));
+    stream.write_all(&[&whole[6..], &frame(100), &frame(101), &frame(3)].concat()).expect("send");
+    polled(&mut source, &mut block, 3);
+    let found: Vec<_> = block.records.iter().map(|r| (r.kind, r.offset, r.span.len())).collect();
+    use RecordKind::{Overlong, Stream};
+    assert_eq!(found, [(Stream, 0, 13 + 104), (Overlong, 2, 100), (Stream, 3, 7)]);
+    assert_eq!(&block.bytes[..13], whole);
+    stream.write_all(&u32::MAX.to_le_bytes()).expect("send");
+    source.poll(&mut block, Duration::from_millis(30)).expect("poll");
+    assert!(block.bytes.capacity() < 1 << 20, "an announced length allocates nothing");
+}
+
+#[test]
+fn a_drain_sends_what_waits_and_a_pause_reads_nothing() {
+    let mut source = open(options(), 1).expect("open").remove(0);
+    source.start(&[]).expect("start");
+    let mut stream = TcpStream::connect(source.listener_name()).expect("connect");
+    stream.write_all(b"a\n").expect("send");
+    let mut block = Block::default();
+    source.pause(true);
+    for _ in 0..3 {
+        assert_eq!(source.poll(&mut block, Duration::from_millis(20)), Ok(Polled::Idle));
+    }
+    source.pause(false);
+    polled(&mut source, &mut block, 1);
+    let answer = vec![b'x'; 8 << 20];
+    let record = OutRecord { span: Span::new(0, answer.len()), input: block.records[0].input, key: None, rows: 1 };
+    source.answer(&Outbox { bytes: answer.clone(), records: vec![record], ..Outbox::default() });
+    assert!(source.send_all(Duration::from_millis(20)).expect("drain") > 0, "nobody reads");
+    let reader = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        stream.shutdown(Shutdown::Write).expect("shutdown");
+        stream.read_to_end(&mut text).expect("answer");
+        text
+    });
+    assert_eq!(source.send_all(LIMIT), Ok(0));
+    block.clear();
+    while source.connections() > 0 {
+        source.poll(&mut block, Duration::from_millis(20)).expect("poll");
+    }
+    assert!(reader.join().expect("reader") == answer);
+    assert_eq!(source.counts().answers_dropped, 0);
+}

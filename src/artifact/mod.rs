@@ -93,10 +93,13 @@ pub fn decode(bytes: &[u8]) -> Result<(serde_json::Value, State)> {
 /// Reads a file of at most `bytes_max` bytes, growing as it arrives.
 ///
 /// # Errors
-/// Environment, where it can't be read; Misuse, where it is larger.
+/// Environment, where it can't be read; Misuse, where it isn't there or is larger.
 pub fn read_file(path: &std::path::Path, bytes_max: u64) -> Result<Vec<u8>> {
     use std::io::Read;
-    let file = std::fs::File::open(path).map_err(|e| Fault::io(path.display(), &e))?;
+    let file = std::fs::File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Fault::misuse(format!("{}: there is no such file", path.display())),
+        _ => Fault::io(path.display(), &e),
+    })?;
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|e| Fault::io(path.display(), &e))?;
     if bytes.len() as u64 > bytes_max {

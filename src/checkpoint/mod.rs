@@ -4,6 +4,7 @@
 //! the same directory, synced, renamed, and the directory synced. A failed write or sync is never
 //! retried on the same descriptor: the temporary file is abandoned.
 
+use crate::disk::sync_dir;
 use crate::error::{Fault, Result};
 use std::fs::File;
 use std::io::Write;
@@ -120,14 +121,6 @@ impl LocalStore {
 /// File name of the checkpoint that belongs to a journal record.
 pub fn checkpoint_name(number: u64) -> String {
     format!("{PREFIX}{number:020}{SUFFIX}")
-}
-
-/// Makes the names in a directory durable.
-///
-/// # Errors
-/// Environment.
-pub fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Fault::io(format!("sync {}", dir.display()), &e))
 }
 
 #[cfg(test)]

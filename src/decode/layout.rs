@@ -138,6 +138,11 @@ fn other_value(
     values: &mut Values,
     cells: &mut Cells<'_>,
 ) -> Option<usize> {
+    if target.kind == Kind::Float && matches!(bytes.get(at), Some(b'-' | b'0'..=b'9')) {
+        let number = number::json(&bytes[..end], at).ok()?;
+        cells.number(target, number, b"").ok()?;
+        return Some(number.end);
+    }
     let value_end = values.value(&bytes[..end], at, target, cells).ok()?;
     let value = bytes.get(at..value_end)?;
     if !value.is_ascii() && std::str::from_utf8(value).is_err() {

@@ -78,6 +78,20 @@ pub(super) fn plain(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
     plain_long(window, at, negative, whole, digits)
 }
 
+/// `mantissa / 10^decimals`, rounded to nearest, ties to even; at most 19 decimals. One long division
+/// gives at least 63 bits of the quotient; what is left over only matters as being there at all.
+fn divided(mantissa: u64, decimals: usize, negative: usize) -> f64 {
+    let shift = mantissa.leading_zeros();
+    let numerator = u128::from(mantissa << shift) << 64;
+    let divisor = u128::from(10u64.pow(decimals as u32));
+    let quotient = numerator / divisor;
+    let sticky = u128::from(quotient * divisor != numerator);
+    // A power of two, and the result is normal: the product is exact.
+    let scale = f64::from_bits((1023 - 64 - u64::from(shift)) << 52);
+    let value = (quotient | sticky) as f64 * scale;
+    f64::from_bits(value.to_bits() | (negative as u64) << 63)
+}
+
 /// The rest of [`plain`]: whole part and decimals do not fit into one word together.
 #[inline(always)]
 fn plain_long(window: &[u8; WINDOW], at: usize, negative: usize, whole: usize, digits: u64) -> Option<(f64, usize)> {
@@ -161,9 +175,13 @@ pub(super) fn json(bytes: &[u8], at: usize) -> Result<Number, usize> {
         exponent = true;
     }
     // Nineteen digits never overflow u64, so `mantissa` is what was written.
-    let exact = whole + decimals <= 19 && mantissa <= EXACT_MAX && !exponent;
-    if exact && decimals < POW10.len() {
-        return Ok(Number { value: signed(mantissa, decimals, negative), end, beyond_exact: false });
+    if whole + decimals <= 19 && !exponent {
+        if mantissa <= EXACT_MAX {
+            return Ok(Number { value: signed(mantissa, decimals, negative), end, beyond_exact: false });
+        }
+        if decimals > 0 {
+            return Ok(Number { value: divided(mantissa, decimals, negative), end, beyond_exact: false });
+        }
     }
     let value = fast_float2::parse::<f64, _>(&bytes[at..end]).map_err(|_| at)?;
     let beyond_exact = integer && !exponent;
@@ -264,6 +282,25 @@ mod tests {
                 let part: f64 = text[..end].parse().expect("number");
                 prop_assert_eq!(value.to_bits(), part.to_bits());
             }
+        }
+
+        #[test]
+        fn long_decimals_are_rounded_like_the_standard_library(
+            mantissa in prop_oneof![any::<u64>(), (1u64 << 53)..(1 << 57)],
+            decimals in 1usize..19,
+            tie in any::<bool>(),
+        ) {
+            // Halfway cases: odd numbers just above 2^53, divided by a power of ten that leaves them whole.
+            let digits = if tie { format!("{}", (mantissa >> 10) | 1) } else { format!("{mantissa}") };
+            let text = if tie {
+                format!("{digits}.{}", "0".repeat(1 + decimals % 2))
+            } else {
+                format!("{:0>20}", digits).split_at(20 - decimals).0.trim_start_matches('0').to_owned() + "."
+                    + &format!("{digits:0>20}")[20 - decimals..]
+            };
+            let text = if text.starts_with('.') { format!("0{text}") } else { text };
+            let expected: f64 = text.parse().expect("number");
+            prop_assert_eq!(json(text.as_bytes(), 0).expect("grammar").value.to_bits(), expected.to_bits(), "{}", text);
         }
 
         #[test]

@@ -253,16 +253,16 @@ fn messages_share_an_offset_and_number_their_rows() {
 fn a_row_never_reaches_into_the_next_record() {
     // The first record teaches the layout; the second would fit only with the third's bytes.
     let parts: [(RecordKind, &[u8]); 4] = [
-        (RecordKind::Message, b"{\"f\":11,\"n\":22}"),
-        (RecordKind::Message, b"{\"f\":11,\"n\":2"),
-        (RecordKind::Message, b"2}                              "),
-        (RecordKind::Message, b"{\"f\":12,\"n\":23}                                        "),
+        (RecordKind::Message, b"{\"n\":11,\"f\":22}"),
+        (RecordKind::Message, b"{\"n\":11,\"f\":2"),
+        (RecordKind::Message, b"2}\n                             "),
+        (RecordKind::Message, b"{\"n\":12,\"f\":23}                                        "),
     ];
     let b = decode(&all_types(), &options(Format::Json), &block(&parts)).0;
     assert_eq!(b.status[0], RowStatus::Ok);
     assert_eq!(reject(&b, 1).stage, Stage::Decode);
     assert_eq!(reject(&b, 2).stage, Stage::Decode);
-    assert_eq!(b.row_numbers(3)[..2], [12.0, 23.0]);
+    assert_eq!(b.row_numbers(3)[..2], [23.0, 12.0]);
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub struct CheckpointJob {
     pub manifest: Manifest,
     /// Everything learned.
     pub state: State,
+    /// How many checkpoints are kept.
+    pub keep: usize,
     /// Where the lane keeps its checkpoints.
     pub desk: Arc<CheckpointDesk>,
     /// Who wants to know.
@@ -35,8 +37,6 @@ pub struct CheckpointJob {
 pub struct CheckpointDesk {
     /// The lane's files.
     pub store: LocalStore,
-    /// How many checkpoints are kept.
-    pub keep: usize,
     /// False: the journal is kept whole.
     pub trim: bool,
     /// Journal records before this number are no longer needed.
@@ -88,7 +88,7 @@ fn checkpoint(job: CheckpointJob) {
     let started = Instant::now();
     let desk = &job.desk;
     let bytes = artifact::encode(&json!(job.manifest), &job.state);
-    let outcome: Result<()> = desk.store.put_checkpoint(job.number, &bytes, desk.keep).map(|oldest| {
+    let outcome: Result<()> = desk.store.put_checkpoint(job.number, &bytes, job.keep).map(|oldest| {
         desk.metrics.checkpointed(started.elapsed().as_nanos() as u64);
         let path = desk.store.path(&crate::checkpoint::checkpoint_name(job.number));
         desk.publisher.checkpointed(job.seq, path.display().to_string());

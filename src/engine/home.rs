@@ -11,7 +11,8 @@
 //! ```
 
 use crate::artifact;
-use crate::checkpoint::{LocalStore, sync_dir};
+use crate::checkpoint::LocalStore;
+use crate::disk::sync_dir;
 use crate::error::{Fault, Result};
 use crate::pipeline::Pipeline;
 use serde::{Deserialize, Serialize};

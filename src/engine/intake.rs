@@ -1,7 +1,7 @@
 //! The near end of a lane: blocks come from a source on the worker's own thread, from one on a thread
 //! of its own behind a ring, or from the connections that the worker also answers.
 
-use crate::batch::{Block, Outbox};
+use crate::batch::{Block, Outbox, now_ns};
 use crate::error::{Fault, Result};
 use crate::queue::{self, Received};
 use crate::sink::InputNames;
@@ -44,16 +44,21 @@ pub struct Threaded {
     lag: Arc<arc_swap::ArcSwap<Vec<(String, Option<u64>)>>>,
 }
 
-/// Keeps `names` up to date with the inputs that a block speaks of. Numbers are given out in order.
-fn learn_names(source: &dyn Source, block: &Block, names: &mut Arc<InputNames>) {
-    for record in &block.records {
+/// Keeps `names` up to date with the inputs that a block speaks of, and stamps the block. Numbers are
+/// given out in order; those of closed connections are given out again, with another name.
+fn receive(source: &dyn Source, block: &mut Block, names: &mut Arc<InputNames>) {
+    if block.read_at_ns == 0 {
+        block.read_at_ns = now_ns();
+    }
+    let mut last = u32::MAX;
+    for record in block.records.iter().filter(|r| std::mem::replace(&mut last, r.input) != r.input) {
         let input = record.input as usize;
         if input >= names.len() {
             let names = Arc::make_mut(names);
             for number in names.len()..=input {
                 names.push(Arc::from(source.input_name(number as u32)));
             }
-        } else if names[input].is_empty() {
+        } else if !source.replayable() && *names[input] != *source.input_name(record.input) {
             Arc::make_mut(names)[input] = Arc::from(source.input_name(record.input));
         }
     }
@@ -83,7 +88,7 @@ impl Intake {
                 }
                 match source.poll(&mut block, LOOK_UP)? {
                     Polled::Filled => {
-                        learn_names(source.as_ref(), &block, &mut names);
+                        receive(source.as_ref(), &mut block, &mut names);
                         if to.send(Delivered { block, names: names.clone() }).is_err() {
                             return Ok(());
                         }
@@ -115,13 +120,13 @@ impl Intake {
             Intake::Inline(source) => {
                 block.clear();
                 let polled = source.poll(block, wait.min(LOOK_UP))?;
-                learn_names(source.as_ref(), block, names);
+                receive(source.as_ref(), block, names);
                 Ok(polled)
             }
             Intake::Answering(source) => {
                 block.clear();
                 let polled = source.poll(block, wait.min(LOOK_UP))?;
-                learn_names(source.as_ref(), block, names);
+                receive(source.as_ref(), block, names);
                 Ok(polled)
             }
             Intake::Threaded(threaded) => threaded.next(block, names, wait),
@@ -133,6 +138,17 @@ impl Intake {
         if let Intake::Answering(source) = self {
             source.answer(outbox);
         }
+    }
+
+    /// Sends what is still unsent to the connections, for at most `wait`.
+    pub fn finish(&mut self, wait: Duration) -> Result<()> {
+        if let Intake::Answering(source) = self {
+            let left = source.send_all(wait)?;
+            if left > 0 {
+                tracing::warn!("{left} bytes of answers were not taken by their clients");
+            }
+        }
+        Ok(())
     }
 
     /// Stops or goes on taking events.

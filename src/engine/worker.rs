@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How long a lane without work waits before it looks for orders.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// How long clients may take at the end to read their answers.
+const FINISH_MAX: Duration = Duration::from_secs(5);
 /// How often the live quality and the lag are published.
 const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 
@@ -51,6 +53,8 @@ pub struct Tuning {
     pub commit_events_max: u64,
     /// Time between two checkpoints.
     pub checkpoint_interval: Duration,
+    /// How many checkpoints are kept.
+    pub checkpoints_kept: usize,
 }
 
 /// What a worker is made of.
@@ -133,6 +137,7 @@ impl Worker {
         let checkpoint = WithCheckpoint::default();
         self.commit(Some(checkpoint), Vec::new(), &mut clocks)?;
         self.publish();
+        self.intake.finish(FINISH_MAX)?;
         drop(self.intake);
         self.outlet.close()?;
         let (done, barrier) = flume::bounded(1);
@@ -215,7 +220,16 @@ impl Worker {
             position.inputs.clear();
             let (manifest, state) = self.core.pipeline().snapshot("checkpoint", Value::Null, json!(position));
             let desk = self.desk.clone();
-            CheckpointJob { number: record.number, seq: record.seq, manifest, state, desk, replies: snapshot.replies }
+            let keep = self.tuning.checkpoints_kept;
+            CheckpointJob {
+                number: record.number,
+                seq: record.seq,
+                manifest,
+                state,
+                keep,
+                desk,
+                replies: snapshot.replies,
+            }
         });
         self.outlet.commit(Commit { record, checkpoint, replies })
     }

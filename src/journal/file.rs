@@ -90,7 +90,7 @@ impl FileJournal {
         let path = self.dir.join(format!("{number:020}.journal"));
         let file =
             OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Fault::io(path.display(), &e))?;
-        crate::checkpoint::sync_dir(&self.dir)?;
+        crate::disk::sync_dir(&self.dir)?;
         Ok((file, 0))
     }
 }

@@ -231,6 +231,13 @@ impl Journal for KafkaJournal {
         Ok(records)
     }
 
+    fn stranger(&mut self) -> Result<Option<JournalRecord>> {
+        let ours = std::mem::take(&mut self.options.lineage);
+        let last = self.last_record();
+        self.options.lineage = ours;
+        Ok(last?.filter(|record| record.lineage != self.options.lineage))
+    }
+
     fn trim(&mut self, before: u64) -> Result<()> {
         let (low, _) = self.watermarks()?;
         let mut keep = None;

@@ -86,6 +86,12 @@ pub trait Journal: Send {
     /// All committed records with `number ≥ from`, in order.
     fn read(&mut self, from: u64) -> Result<Vec<JournalRecord>>;
 
+    /// The last record of another lineage in the same place, if there is one: a lane that has no past of
+    /// its own must not begin beside it unnoticed.
+    fn stranger(&mut self) -> Result<Option<JournalRecord>> {
+        Ok(None)
+    }
+
     /// Records with `number < before` are no longer needed and may be removed.
     fn trim(&mut self, before: u64) -> Result<()>;
 }

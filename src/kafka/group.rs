@@ -227,6 +227,11 @@ impl KafkaGroup {
         topics.iter().map(|topic| self.shape(topic)?.ok_or_else(|| missing(topic))).collect()
     }
 
+    /// The lanes that are this daemon's at the moment.
+    pub fn lanes(&self) -> Vec<u32> {
+        self.shared.lock().lanes.iter().copied().collect()
+    }
+
     /// Partitions of an input topic, as last seen by the group's thread.
     pub fn partitions_seen(&self, topic: &str) -> Option<i32> {
         self.shared.lock().partitions.get(topic).copied()

@@ -169,7 +169,7 @@ pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
     };
     let sink = (predictions.is_some() || dead_letters.is_some()).then(|| {
         let (producer, claim) = (Arc::clone(&producer), Arc::clone(&claim));
-        KafkaSink::new(producer, claim, predictions, dead_letters, options.topics.clone(), options.exactly_once)
+        KafkaSink::new(options, producer, claim, predictions, dead_letters)
     });
     Ok(KafkaLane { source, sink, journal: KafkaJournal::new(options, claim, producer)? })
 }

@@ -374,7 +374,13 @@ impl Client {
 
     fn wait_for_room(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, since: Instant) -> Result<()> {
         if code != RDKafkaErrorCode::QueueFull || since.elapsed() > DELIVERY_TIMEOUT {
-            return Err(Fault::environment(format!("{topic}/{partition} takes no messages: {code}")));
+            let fault = Fault::environment(format!("{topic}/{partition} takes no messages: {code}"));
+            return Err(match code {
+                RDKafkaErrorCode::MessageSizeTooLarge => {
+                    fault.hint("raise \"message.max.bytes\" in [source.kafka], and max.message.bytes of the topic")
+                }
+                _ => fault,
+            });
         }
         self.producer.poll(Duration::from_millis(5));
         self.failed()

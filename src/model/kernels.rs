@@ -47,7 +47,7 @@ pub fn squared_norm(a: &[f64]) -> f64 {
     dot(a, a)
 }
 
-/// Σ weights[index]·value over hashed features, added up as in [`dot`].
+/// Σ `weights[index]`·value over hashed features, added up as in [`dot`].
 pub fn sparse_dot(weights: &[f64], indices: &[u32], values: &[f64]) -> f64 {
     let mut lanes = [0.0; LANES];
     let ((i, i_tail), (v, v_tail)) = (indices.as_chunks::<LANES>(), values.as_chunks::<LANES>());

@@ -5,9 +5,15 @@ use crate::batch::{DeadLetter, Outbox};
 use crate::error::{Fault, Result};
 use crate::kafka::group::Claim;
 use crate::kafka::producer::LaneProducer;
-use crate::kafka::{headers, split_input};
-use rdkafka::message::{Header, OwnedHeaders};
+use crate::kafka::{KafkaOptions, headers, split_input};
+use rdkafka::message::{Header, Headers, OwnedHeaders};
 use std::sync::Arc;
+
+/// Longest message, where the properties don't say otherwise (the client library's own default).
+const MESSAGE_BYTES_MAX: usize = 1_000_000;
+
+/// Room for what a message holds beside value, key and headers.
+const MESSAGE_OVERHEAD_BYTES: usize = 512;
 
 /// A topic to write to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +33,8 @@ pub struct KafkaSink {
     /// Input topics; empty where the source isn't Kafka.
     topics: Vec<String>,
     exactly_once: bool,
+    /// Longest message that the client sends.
+    message_bytes_max: usize,
     /// The partition that answers each input, as far as looked up.
     partitions: Vec<i32>,
 }
@@ -34,14 +42,23 @@ pub struct KafkaSink {
 impl KafkaSink {
     /// A sink on the lane's producer.
     pub fn new(
+        options: &KafkaOptions,
         producer: Arc<LaneProducer>,
         claim: Arc<Claim>,
         predictions: Option<Target>,
         dead_letters: Option<Target>,
-        topics: Vec<String>,
-        exactly_once: bool,
     ) -> KafkaSink {
-        KafkaSink { producer, claim, predictions, dead_letters, topics, exactly_once, partitions: Vec::new() }
+        let limit = options.properties.iter().find(|(key, _)| key == "message.max.bytes");
+        KafkaSink {
+            producer,
+            claim,
+            predictions,
+            dead_letters,
+            topics: options.topics.clone(),
+            exactly_once: options.exactly_once,
+            message_bytes_max: limit.and_then(|(_, value)| value.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX),
+            partitions: Vec::new(),
+        }
     }
 
     /// The partition of the predictions of an input: its own number, or one by turns for other sources.
@@ -78,13 +95,18 @@ impl KafkaSink {
     fn write_dead(&self, letter: &DeadLetter, input: &str) -> Result<()> {
         let Some(target) = &self.dead_letters else { return Ok(()) };
         let partition = split_input(input).map_or(letter.input as i32, |(_, partition)| partition);
-        self.producer.send(
-            &target.topic,
-            partition.rem_euclid(target.partitions.max(1)),
-            letter.key.as_deref(),
-            &letter.raw,
-            Some(reasons(letter, input, &self.topics)),
-        )
+        let mut headers = reasons(letter, input, &self.topics);
+        // With its reasons an event can be longer than a message may be. It must not stop the stream: its end goes.
+        let own: usize = headers.as_borrowed().iter().map(|h| h.key.len() + h.value.map_or(0, <[u8]>::len) + 10).sum();
+        let beside = own + letter.key.as_ref().map_or(0, Vec::len) + MESSAGE_OVERHEAD_BYTES;
+        let room = self.message_bytes_max.saturating_sub(beside);
+        let raw = &letter.raw[..letter.raw.len().min(room)];
+        if raw.len() < letter.raw.len() {
+            let value = letter.raw.len().to_string();
+            headers = headers.insert(Header { key: "millstream.raw_bytes", value: Some(&value) });
+        }
+        let partition = partition.rem_euclid(target.partitions.max(1));
+        self.producer.send(&target.topic, partition, letter.key.as_deref(), raw, Some(headers))
     }
 }
 

@@ -38,6 +38,11 @@ impl Place {
         let header = framing == (Framing::Csv { header: true });
         Place { input, offset: 0, byte: 0, header, fresh: framing != Framing::Binary }
     }
+
+    /// A record that begins here.
+    fn record(&self, span: Span, kind: RecordKind) -> Record {
+        Record { span, input: self.input, kind, offset: self.offset, byte: self.byte, key: None, headers: None }
+    }
 }
 
 /// What a run of bytes holds.
@@ -131,22 +136,13 @@ impl Framer {
             let cut = self.cut(&bytes[at..], if place.header { 1 } else { left }, ended);
             if cut.events > 0 {
                 let span = Span::new(at, at + cut.end);
-                let record = Record {
-                    span,
-                    input: place.input,
-                    kind: RecordKind::Stream,
-                    offset: place.offset,
-                    byte: place.byte,
-                    key: None,
-                    headers: None,
-                };
                 if place.header {
                     place.header = false;
-                    let span = trim_line(bytes, span);
-                    let byte = place.byte + u64::from(span.start) - at as u64;
-                    records.push(Record { span, byte, kind: RecordKind::Header, ..record });
+                    let line = trim_line(bytes, span);
+                    let byte = place.byte + u64::from(line.start - span.start);
+                    records.push(Record { byte, ..place.record(line, RecordKind::Header) });
                 } else {
-                    records.push(record);
+                    records.push(place.record(span, RecordKind::Stream));
                     place.offset += cut.events;
                     left -= cut.events;
                 }
@@ -156,15 +152,7 @@ impl Framer {
             if cut.overlong && left > 0 {
                 let (kept, step) = self.overlong(&bytes[at..]);
                 let span = Span::new(at + kept.0, at + kept.1);
-                records.push(Record {
-                    span,
-                    input: place.input,
-                    kind: RecordKind::Overlong,
-                    offset: place.offset,
-                    byte: place.byte,
-                    key: None,
-                    headers: None,
-                });
+                records.push(place.record(span, RecordKind::Overlong));
                 place.offset += 1;
                 left -= 1;
                 at += step;

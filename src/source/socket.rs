@@ -97,6 +97,8 @@ pub struct SocketSource {
     next_idle_check: Instant,
     connections: HashMap<u32, Connection>,
     next_input: u32,
+    /// Numbers of closed inputs that no block speaks of any more: they are given out again.
+    free: Vec<u32>,
     /// Inputs that may have bytes, in turn.
     ready: VecDeque<u32>,
     /// Names of connections closed since the last poll, and since the one before.
@@ -136,6 +138,7 @@ pub fn open(options: SocketOptions, lanes: u32) -> Result<Vec<SocketSource>> {
             next_idle_check: Instant::now(),
             connections: HashMap::new(),
             next_input: 0,
+            free: Vec::new(),
             ready: VecDeque::new(),
             closed: Default::default(),
             counts: SocketCounts::default(),
@@ -316,11 +319,10 @@ impl SocketSource {
 
     fn take_in(&mut self, incoming: Incoming) {
         let name = format!("{}#{}", self.shared.name, incoming.number);
-        while self.connections.contains_key(&self.next_input) {
-            self.next_input = self.next_input.wrapping_add(1);
-        }
-        let input = self.next_input;
-        self.next_input = input.wrapping_add(1);
+        let input = self.free.pop().unwrap_or_else(|| {
+            self.next_input += 1;
+            self.next_input - 1
+        });
         let mut connection = Connection::new(incoming.stream, name, input, &self.read, incoming.seat);
         let token = Token(input as usize + FIRST);
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -431,7 +433,7 @@ impl Source for SocketSource {
 
     fn poll(&mut self, block: &mut Block, wait: Duration) -> Result<Polled> {
         self.closed.swap(0, 1);
-        self.closed[0].clear();
+        self.free.extend(self.closed[0].drain(..).map(|(input, _)| input));
         self.wait(self.patience(wait))?;
         if !self.paused {
             self.read_ready(block);

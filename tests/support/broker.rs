@@ -59,6 +59,7 @@ impl Broker {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = target_dir().join("kafka-run").join(format!("{}-{number}", std::process::id()));
+        remove_leftovers(&target_dir().join("kafka-run"));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a folder for the broker");
         let (port, controller) = free_ports();
@@ -153,6 +154,19 @@ impl Broker {
         let probe: BaseConsumer = self.config().set("allow.auto.create.topics", "false").create().expect("probe");
         while probe.fetch_metadata(Some(name), PATIENCE).map_or(0, |m| m.topics()[0].partitions().len()) == 0 {
             assert!(Instant::now() < deadline, "{name} was made and isn't there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Adds partitions to a topic, up to a number.
+    pub fn grow_topic(&self, name: &str, partitions: usize) {
+        let wish = rdkafka::admin::NewPartitions::new(name, partitions);
+        let answer = block_on(self.admin().create_partitions([&wish], &AdminOptions::new())).expect("answer");
+        answer.into_iter().for_each(|grown| assert!(grown.is_ok(), "{name}: {grown:?}"));
+        // The producer of these helpers would know only later.
+        let client = self.producer().client();
+        while client.fetch_metadata(Some(name), PATIENCE).expect("metadata").topics()[0].partitions().len() < partitions
+        {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -274,6 +288,17 @@ fn store(message: &rdkafka::message::BorrowedMessage<'_>) -> Stored {
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().unwrap_or(&[]).to_vec(),
         headers,
+    }
+}
+
+/// Removes the folders of test processes that are gone: a shared broker lives until its process ends.
+fn remove_leftovers(runs: &Path) {
+    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.split('-').next().unwrap_or_default().to_string();
+        if !process.is_empty() && !Path::new("/proc").join(process).exists() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -1,0 +1,61 @@
+# Two commands to begin with: `make demo` and `make test`. Each installs what is missing first.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+export PREFIX DESTDIR
+
+.PHONY: all build demo test bench bench-peers datasets install uninstall docs lint profile clean help
+
+all: build
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make build         the daemon and the benchmarks, optimised
+build:
+	@scripts/setup build
+	$(CARGO) build --release --locked
+
+## make demo          the whole appliance on this machine: a live stream, a hot swap, a kill, a recovery
+demo:
+	@scripts/setup build
+	$(CARGO) build --release --locked --bin millstream
+	target/release/millstream demo $(DEMO)
+
+## make test          all tests, against a real Kafka broker too
+test:
+	@scripts/setup test
+	$(CARGO) test --release --locked
+
+## make bench         the benchmarks; NAMES="socket-json latency" picks, BENCH="--smoke" is quick
+bench: build
+	target/release/millstream-bench $(NAMES) $(BENCH)
+
+## make bench-peers   sets up Vowpal Wabbit and River in .cache/peers, for the benchmarks to stand beside
+bench-peers:
+	@scripts/setup peers
+
+## make datasets      generated streams as files, in datasets/generated
+datasets: build
+	target/release/millstream generate datasets --out datasets/generated
+
+## make install       PREFIX, DESTDIR; uninstall takes back what install put there
+install: build
+	scripts/install.sh install
+
+uninstall:
+	scripts/install.sh uninstall
+
+## make docs          rewrites what is generated from the code
+docs:
+	UPDATE_DOCS=1 $(CARGO) test --release --locked --test docs_are_current
+
+## make lint          format, lints, documentation
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
+
+clean:
+	$(CARGO) clean

@@ -1,2 +1,141 @@
-//! The command line.
-fn main() {}
+//! `millstream-bench`: the bundled measurements. `docs/benchmarks.md` says how each is made and read.
+//!
+//! A workload first checks that outputs are right, then times; names are permanent, and a changed
+//! workload gets a new name. Only this file ends the process.
+
+mod daemon;
+mod events;
+mod file;
+mod floor;
+mod footprint;
+mod formats;
+mod latency;
+mod learn;
+mod machine;
+mod peer_vw;
+mod recovery;
+mod report;
+mod socket_json;
+mod stats;
+mod traffic;
+
+use clap::Parser;
+use report::{Outcome, Report, Run};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures Millstream on this machine, and checks its answers before it believes a timing.
+#[derive(Debug, Parser)]
+#[command(name = "millstream-bench", version)]
+struct Args {
+    /// What to measure; none, or `all`: everything. See --list.
+    names: Vec<String>,
+    /// A few seconds each: shows that nothing is broken, says little about speed.
+    #[arg(long)]
+    smoke: bool,
+    /// Seconds of one timed run (default: 4; 1 with --smoke).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: Option<u64>,
+    /// Write one JSON line a figure to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Print the names, and what each measures.
+    #[arg(long)]
+    list: bool,
+}
+
+/// One measurement: its permanent name, what it is, and how it is made.
+struct Workload {
+    name: &'static str,
+    what: &'static str,
+    run: fn(&Run, &mut Report) -> Outcome,
+}
+
+/// All of them, in the order in which `all` runs them.
+const WORKLOADS: [Workload; 7] = [
+    Workload {
+        name: "formats",
+        what: "bytes to rows: JSON, CSV, binary; ns a row beside serde_json and sonic-rs",
+        run: formats::run,
+    },
+    Workload {
+        name: "learn",
+        what: "score and learn on decoded rows: dense, hashed, softmax; ns a row",
+        run: learn::run,
+    },
+    Workload {
+        name: "socket-json",
+        what: "JSON lines over TCP, learned, answered; events/s, CPU ns, the floor",
+        run: socket_json::run,
+    },
+    Workload {
+        name: "latency",
+        what: "the same with an open loop at 10/50/80/95 % of the sustainable rate, beside an echo",
+        run: latency::run,
+    },
+    Workload {
+        name: "file",
+        what: "CSV and JSON files, learned, predictions to a file; rows/s beside Vowpal Wabbit",
+        run: file::run,
+    },
+    Workload {
+        name: "recovery",
+        what: "the price of checkpoints; kill -9, the way back, nothing lost or twice",
+        run: recovery::run,
+    },
+    Workload { name: "footprint", what: "memory, start, CPU-seconds a million events", run: footprint::run },
+];
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help is an "error" that goes to standard output; whoever closed it has seen enough.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    if args.list {
+        WORKLOADS.iter().for_each(|w| println!("{:<14}{}", w.name, w.what));
+        return ExitCode::SUCCESS;
+    }
+    let all = args.names.is_empty() || args.names.iter().any(|n| n == "all");
+    if let Some(unknown) = args.names.iter().find(|n| *n != "all" && !WORKLOADS.iter().any(|w| w.name == *n)) {
+        eprintln!("millstream-bench: no workload {unknown:?}\n  --list names them all");
+        return ExitCode::from(2);
+    }
+    let chosen = WORKLOADS.iter().filter(|w| all || args.names.iter().any(|n| n == w.name));
+    let run = Run { smoke: args.smoke, seconds: args.seconds.unwrap_or(if args.smoke { 1 } else { 4 }) as f64 };
+    match measure(chosen, &run, args.json.as_deref()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(message) => {
+            eprintln!("millstream-bench: {message}");
+            ExitCode::from(4)
+        }
+    }
+}
+
+/// Runs workloads one after another; false where a check failed.
+fn measure<'a>(
+    chosen: impl Iterator<Item = &'a Workload>,
+    run: &Run,
+    json: Option<&std::path::Path>,
+) -> Result<bool, String> {
+    let mut report = Report::new(json)?;
+    println!("{}{}", report.machine(), if run.smoke { " (smoke: sizes too small to judge speed by)" } else { "" });
+    let mut sound = true;
+    for workload in chosen {
+        println!("\n{}: {}", workload.name, workload.what);
+        report.begin(workload.name);
+        if let Err(message) = (workload.run)(run, &mut report) {
+            eprintln!("millstream-bench: {}: {message}", workload.name);
+            sound = false;
+        }
+        report.end();
+    }
+    Ok(sound)
+}

@@ -342,6 +342,8 @@ pub struct Outbox {
     pub predictions: u64,
     /// When the first byte of the events was read (ns, monotonic).
     pub read_at_ns: u64,
+    /// When the predictions were ready (ns, monotonic).
+    pub encoded_at_ns: u64,
 }
 
 impl Outbox {
@@ -353,6 +355,7 @@ impl Outbox {
         self.dead.clear();
         self.predictions = 0;
         self.read_at_ns = 0;
+        self.encoded_at_ns = 0;
     }
     /// True where nothing is to go out.
     pub fn is_empty(&self) -> bool {

@@ -5,13 +5,21 @@
 //! never leaks into its own prediction, and a row is scored by the state that has learned every
 //! earlier labelled row, wherever batches were cut.
 
+mod fill;
+mod fitting;
+mod golden;
+
+pub use golden::GoldenRow;
+
 use crate::artifact;
-use crate::batch::{Batch, Reject, RowOrigin, RowStatus, Scores, Stage, Task, Token, TokenKind};
+use crate::batch::{Batch, Reject, RowStatus, Scores, Stage, Task, TokenKind};
 use crate::error::{Fault, Result};
 use crate::model::{self, Features, LabelKind, Learned, Model, Scratch, Shape};
 use crate::preprocess::{self, DenseKind, Layout, Row, Step, TokenColumn};
 use crate::schema::{FieldType, Missing, Role, Schema, SchemaSpec, Slot};
 use crate::state::State;
+use fill::Fill;
+use golden::{batch_of, event_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -45,15 +53,6 @@ impl PipelineSpec {
     pub fn parse(text: &str) -> Result<PipelineSpec> {
         toml::from_str(text).map_err(|e| Fault::misuse(format!("pipeline spec: {}", e.to_string().trim_end())))
     }
-}
-
-/// A row whose scores the writer of an artifact recorded; a reader must find the same.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GoldenRow {
-    /// Field → value.
-    pub event: Map<String, Value>,
-    /// The scores, as the model gives them.
-    pub scores: Vec<f64>,
 }
 
 /// The manifest of an artifact or a checkpoint.
@@ -397,81 +396,6 @@ impl Pipeline {
         Some(self.classes.len() - 1)
     }
 
-    /// Passes over the data that [`Pipeline::fit_steps`] needs: what stands in for missing values, then
-    /// one a step, so that each learns from what the final statistics of those before it put out.
-    pub fn learning_passes(&self) -> usize {
-        1 + self.steps.len()
-    }
-
-    /// Batch training: lets what pass number `pass` is for learn the labelled rows of a batch.
-    pub fn fit_steps(&mut self, batch: &mut Batch, pass: usize) {
-        for row in 0..batch.len() {
-            let Some(weight) = self.take_labelled(batch, row) else { continue };
-            if pass == 0 {
-                self.fill.learn(&self.row);
-                continue;
-            }
-            self.fill.transform(&mut self.row);
-            for step in &self.steps[..pass - 1] {
-                step.transform(&mut self.row, &batch.text);
-            }
-            self.steps[pass - 1].learn(&self.row, &batch.text, weight);
-        }
-    }
-
-    /// Batch training: appends the labelled rows of a batch as the model would see them (row-major),
-    /// their targets and their weights.
-    pub fn table_rows(&mut self, batch: &mut Batch, x: &mut Vec<f64>, target: &mut Vec<f64>, weight: &mut Vec<f64>) {
-        for row in 0..batch.len() {
-            let Some(w) = self.take_labelled(batch, row) else { continue };
-            self.fill.transform(&mut self.row);
-            for step in &self.steps {
-                step.transform(&mut self.row, &batch.text);
-            }
-            let y = self.target(batch, row);
-            if y.is_none() && !self.model.learns_unlabelled() {
-                continue;
-            }
-            x.extend_from_slice(&self.row.dense);
-            target.extend(y);
-            weight.push(w);
-            if self.golden.len() < GOLDEN_ROWS_MAX {
-                self.golden.push(GoldenRow { event: event_of(&self.schema, batch, row), scores: Vec::new() });
-            }
-        }
-    }
-
-    /// Takes over a trained model's tensors.
-    ///
-    /// # Errors
-    /// Corruption, naming the tensor that doesn't fit.
-    pub fn load_model(&mut self, state: &State, learned: u64) -> Result<()> {
-        self.model.load(state, "model.")?;
-        self.learned = learned;
-        Ok(())
-    }
-
-    /// Loads a row that training may use into `self.row`, and gives its weight. Rows that are turned
-    /// away are marked.
-    fn take_labelled(&mut self, batch: &mut Batch, row: usize) -> Option<f64> {
-        if batch.status[row] != RowStatus::Ok {
-            return None;
-        }
-        if let Err(reject) = self.take_row(batch, row) {
-            batch.status[row] = RowStatus::Rejected(reject);
-            return None;
-        }
-        let labelled = match self.label {
-            Some((_, Slot::Number(slot))) => !batch.row_numbers(row)[slot].is_nan(),
-            Some((_, Slot::Token(slot))) => batch.row_tokens(row)[slot].kind != TokenKind::Missing,
-            None => false,
-        };
-        if !labelled && !self.model.learns_unlabelled() {
-            return None;
-        }
-        Some(self.weight_of(batch, row))
-    }
-
     fn weight_of(&self, batch: &Batch, row: usize) -> f64 {
         let weight = self.weight.map_or(1.0, |(i, _)| batch.row_numbers(row)[i]);
         if weight.is_nan() { 1.0 } else { weight }
@@ -563,144 +487,4 @@ fn first_layout(schema: &Schema) -> Layout {
         }
     }
     layout
-}
-
-/// What stands in for a missing number, by the fields' policies, before the first step.
-///
-/// `impute` is the running mean of the values seen by `learn` (0 before the first): a sum and a count a
-/// field. A field that an explicit `impute` step covers is left to that step.
-struct Fill {
-    policy: Vec<Missing>,
-    fields: Vec<u16>,
-    reject_tokens: Vec<(usize, u16)>,
-    sums: Vec<f64>,
-    counts: Vec<f64>,
-    imputes: bool,
-}
-
-impl Fill {
-    fn new(spec: &PipelineSpec, schema: &Schema) -> Fill {
-        let mut fill = Fill {
-            policy: vec![Missing::Keep; schema.feature_numbers],
-            fields: vec![0; schema.feature_numbers],
-            reject_tokens: Vec::new(),
-            sums: vec![0.0; schema.feature_numbers],
-            counts: vec![0.0; schema.feature_numbers],
-            imputes: false,
-        };
-        for (index, field) in schema.fields.iter().enumerate().filter(|(_, f)| f.role == Role::Feature) {
-            match field.slot {
-                Slot::Number(slot) => {
-                    let by_step = field.missing == Missing::Impute && has_impute_step(spec, &field.name);
-                    fill.policy[slot] = if by_step { Missing::Keep } else { field.missing };
-                    fill.fields[slot] = index as u16;
-                }
-                Slot::Token(slot) if field.missing == Missing::Reject => fill.reject_tokens.push((slot, index as u16)),
-                Slot::Token(_) => {}
-            }
-        }
-        fill.imputes = fill.policy.contains(&Missing::Impute);
-        fill
-    }
-
-    fn check(&self, row: &Row) -> Result<(), Reject> {
-        let reason = "the field is missing, and its policy is \"reject\"";
-        let reject = |field| Reject { stage: Stage::Missing, reason, field: Some(field), byte: 0 };
-        for &(slot, field) in &self.reject_tokens {
-            if row.tokens[slot].kind == TokenKind::Missing {
-                return Err(reject(field));
-            }
-        }
-        if has_nan(&row.dense) {
-            for (slot, x) in row.dense.iter().enumerate() {
-                if x.is_nan() && self.policy[slot] == Missing::Reject {
-                    return Err(reject(self.fields[slot]));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn transform(&self, row: &mut Row) {
-        if !has_nan(&row.dense) {
-            return;
-        }
-        for (slot, x) in row.dense.iter_mut().enumerate().filter(|(_, x)| x.is_nan()) {
-            match self.policy[slot] {
-                Missing::Impute if self.counts[slot] > 0.0 => *x = self.sums[slot] / self.counts[slot],
-                Missing::Impute | Missing::Zero => *x = 0.0,
-                Missing::Reject | Missing::Keep => {}
-            }
-        }
-    }
-
-    fn learn(&mut self, row: &Row) {
-        if !self.imputes {
-            return;
-        }
-        for ((x, sum), count) in row.dense.iter().zip(&mut self.sums).zip(&mut self.counts) {
-            let next = *sum + *x;
-            let counts = next.is_finite();
-            *sum = if counts { next } else { *sum };
-            *count += if counts { 1.0 } else { 0.0 };
-        }
-    }
-
-    fn save(&self, state: &mut State) {
-        state.put_f64("fill.sums", &self.sums);
-        state.put_f64("fill.counts", &self.counts);
-    }
-
-    fn load(&mut self, state: &State) -> Result<()> {
-        state.read_f64("fill.sums", &mut self.sums)?;
-        state.read_f64("fill.counts", &mut self.counts)
-    }
-}
-
-fn has_nan(numbers: &[f64]) -> bool {
-    numbers.iter().fold(false, |any, x| any | x.is_nan())
-}
-
-fn has_impute_step(spec: &PipelineSpec, field: &str) -> bool {
-    spec.steps.iter().filter(|s| s.get("kind").and_then(Value::as_str) == Some("impute")).any(|step| {
-        match step.get("fields").and_then(Value::as_array) {
-            Some(fields) => fields.iter().any(|f| f.as_str() == Some(field)),
-            None => true,
-        }
-    })
-}
-
-/// A row as field → value, by the fields' types.
-pub fn event_of(schema: &Schema, batch: &Batch, row: usize) -> Map<String, Value> {
-    let mut event = Map::new();
-    for field in &schema.fields {
-        let value = match field.slot {
-            Slot::Number(slot) => json!(batch.row_numbers(row)[slot]),
-            Slot::Token(slot) => match batch.row_tokens(row)[slot] {
-                Token { kind: TokenKind::Missing, .. } => Value::Null,
-                token => Value::String(String::from_utf8_lossy(batch.token_bytes(token)).into_owned()),
-            },
-        };
-        event.insert(field.name.clone(), value);
-    }
-    event
-}
-
-fn batch_of(schema: &Schema, event: &Map<String, Value>) -> Batch {
-    let mut batch = Batch::new(schema.number_stride, schema.token_stride);
-    batch.push_row(RowOrigin { raw: Default::default(), record: 0, input: 0, offset: 0, row: None, sequence: 0 });
-    for field in &schema.fields {
-        let value = event.get(&field.name).unwrap_or(&Value::Null);
-        match (field.slot, value) {
-            (Slot::Number(slot), value) => batch.numbers[slot] = value.as_f64().unwrap_or(f64::NAN),
-            (Slot::Token(slot), Value::String(text)) => {
-                let start = batch.text.len();
-                batch.text.extend_from_slice(text.as_bytes());
-                let span = crate::batch::Span::new(start, batch.text.len());
-                batch.tokens[slot] = Token { span, kind: TokenKind::Text };
-            }
-            (Slot::Token(_), _) => {}
-        }
-    }
-    batch
 }

@@ -5,6 +5,7 @@
 //! ```text
 //! home.rs          the state directory: lock, lineage, artifacts
 //! wire.rs          which parts a lane gets
+//! seat.rs          a lane's thread: open, recover, work, and again where brokers fail
 //! recover.rs       checkpoint + journal → the lane as it was
 //! worker.rs        the lane's loop: block, orders, commit
 //! lane.rs          the lane's core: decode → score → learn → encode
@@ -22,31 +23,28 @@ pub mod lane_status;
 pub mod ledger;
 pub mod outlet;
 pub mod recover;
+pub mod seat;
 pub mod wire;
 pub mod worker;
 
 use crate::admin::command::Request;
 use crate::admin::server::EngineHandle;
-use crate::admin::status::{LaneState, VersionStatus};
 use crate::artifact;
-use crate::checkpoint::LocalStore;
-use crate::config::{Config, SinkKind, SourceKind};
-use crate::error::{Class, Fault, Result};
+use crate::config::Config;
+use crate::error::{Fault, Result};
 use crate::metrics::{Health, LaneMetrics};
 use crate::pipeline::Pipeline;
-use crate::source::Position;
 use crate::source::socket::{Listen, SocketSource};
-use checkpointer::{CheckpointDesk, Job};
+use checkpointer::Job;
 use control::Control;
 use home::Home;
 use lane_status::LanePublisher;
-use outlet::{Commit, FarEnd, Outlet};
-use recover::{Archive, Recovered, recover};
+use seat::Seat;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use worker::{Order, Tuning, Worker};
+use worker::{Order, Tuning};
 
 /// How a daemon is started, beside its config.
 #[derive(Debug, Default)]
@@ -154,6 +152,7 @@ impl Engine {
                 health: health.clone(),
                 stop: stop.clone(),
                 tell: tell.clone(),
+                new_lineage: options.new_lineage,
             };
             let thread = spawn(&format!("lane-{lane}"), move || seat.run(socket))?;
             lanes.push(LaneHandle { thread: Some(thread), orders, metrics, publisher });
@@ -270,145 +269,4 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
         .name(name.to_string())
         .spawn(run)
         .map_err(|e| Fault::io(format!("start the thread {name}"), &e))
-}
-
-/// Everything that a lane's thread needs.
-struct Seat {
-    lane: u32,
-    config: Arc<Config>,
-    home: Arc<Home>,
-    metrics: Arc<LaneMetrics>,
-    publisher: Arc<LanePublisher>,
-    orders: flume::Receiver<Order>,
-    jobs: flume::Sender<Job>,
-    health: Arc<Health>,
-    stop: Arc<AtomicBool>,
-    tell: flume::Sender<u32>,
-}
-
-/// How long a lane whose brokers are away waits before it tries again, at most.
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a lane that never ran tries, before it gives up.
-const START_TRIES: Duration = Duration::from_secs(60);
-
-impl Seat {
-    /// Runs the lane to its end. A Kafka lane whose brokers fail is recovered and goes on.
-    fn run(self, mut socket: Option<SocketSource>) -> Result<()> {
-        let kafka = matches!(self.config.source.kind, SourceKind::Kafka { .. })
-            || matches!(self.config.sink.kind, SinkKind::Kafka { .. });
-        let (began, mut ran, mut wait) = (Instant::now(), false, Duration::from_millis(250));
-        let outcome = loop {
-            let outcome = self.live(socket.take(), &mut ran);
-            match outcome {
-                Err(fault) if kafka && fault.class == Class::Environment && !self.stop.load(Relaxed) => {
-                    self.publisher.fault(&fault);
-                    if !ran && began.elapsed() > START_TRIES {
-                        break Err(fault);
-                    }
-                    self.publisher.state(LaneState::Recovering);
-                    std::thread::sleep(wait);
-                    wait = (wait * 2).min(RETRY_WAIT_MAX);
-                }
-                other => break other,
-            }
-        };
-        if let Err(fault) = &outcome {
-            self.publisher.fault(fault);
-            self.publisher.state(LaneState::Failed);
-            self.health.lane(self.lane as usize).fail();
-            // The others must not go on as if nothing had happened: the daemon ends, and is restarted.
-            self.stop.store(true, Relaxed);
-        }
-        outcome
-    }
-
-    fn live(&self, socket: Option<SocketSource>, ran: &mut bool) -> Result<()> {
-        let (config, lane) = (&self.config, self.lane);
-        self.publisher.state(LaneState::Recovering);
-        let dir = self.home.lane_dir(lane);
-        let store = LocalStore::open(&dir)?;
-        let lineage = &self.home.lineage;
-        let mut ends = wire::open(config, lane, &lineage.lineage, &dir, socket)?;
-        let archive =
-            Archive { store: &store, artifacts: &self.home.artifacts, base: &lineage.base, lineage: &lineage.lineage };
-        let heartbeat = self.health.lane(lane as usize);
-        let make = |pipeline, at: Option<&_>| wire::core(config, lane, &lineage.lineage, &self.metrics, pipeline, at);
-        let recovered =
-            recover(ends.source.source(), ends.journal.as_mut(), &archive, &make, &mut |_, _| heartbeat.busy())?;
-        self.tell_recovery(&recovered);
-        let Recovered { mut core, tail, .. } = recovered;
-        core.set_learn(config.learn.enabled);
-        ends.sink.recover(tail.as_ref().map_or(&[], |t| &t.outputs))?;
-        let positions: Vec<(String, Position)> =
-            core.ledger.positions().iter().map(|(name, position)| (name.clone(), *position)).collect();
-        ends.source.source().start(&positions)?;
-        let trim_before = Arc::new(AtomicU64::new(0));
-        let desk = Arc::new(CheckpointDesk {
-            store: store.clone(),
-            trim: !config.checkpoint.keep_journal,
-            trim_before: trim_before.clone(),
-            metrics: self.metrics.clone(),
-            publisher: self.publisher.clone(),
-        });
-        let optional = matches!(config.source.kind, SourceKind::Socket { .. });
-        let mut far_end = FarEnd::new(
-            ends.sink,
-            ends.journal,
-            wire::visible_at_commit(config),
-            optional,
-            self.metrics.clone(),
-            self.publisher.clone(),
-            self.jobs.clone(),
-            trim_before,
-        );
-        if tail.is_none() {
-            // The lane's first record says with what it began, before the first event is taken.
-            far_end.commit(Commit { record: core.record(), checkpoint: None, replies: Vec::new() })?;
-        }
-        let outlet = match wire::sink_is_threaded(config) {
-            true => Outlet::threaded(far_end, format!("sink-{lane}"))?,
-            false => Outlet::inline(far_end),
-        };
-        let intake = ends.source.intake(wire::source_is_threaded(config), lane)?;
-        let swap = core.swap();
-        let current = version_of(core.pipeline(), swap, &config.pipeline.display().to_string());
-        let before = core.previous().map(|p| version_of(p, 0, ""));
-        // Whoever waits for readiness may have given up.
-        let _ = self.tell.send(lane);
-        *ran = true;
-        Worker {
-            core,
-            intake,
-            outlet,
-            orders: self.orders.clone(),
-            tuning: tuning(config),
-            desk,
-            jobs: self.jobs.clone(),
-            metrics: self.metrics.clone(),
-            publisher: self.publisher.clone(),
-            health: self.health.clone(),
-            stop: self.stop.clone(),
-            current,
-            before,
-        }
-        .run()
-    }
-
-    fn tell_recovery(&self, recovered: &Recovered) {
-        let lane = self.lane;
-        let Some(tail) = &recovered.tail else { return };
-        self.publisher.committed(tail);
-        tracing::info!(lane, seq = tail.seq, replayed = recovered.replayed, "goes on where it stopped");
-        if recovered.lost_learned > 0 {
-            tracing::warn!(
-                lane,
-                "{} learned events since the last checkpoint are lost: a socket cannot be read again",
-                recovered.lost_learned
-            );
-        }
-    }
-}
-
-fn version_of(pipeline: &Pipeline, swap: u64, origin: &str) -> VersionStatus {
-    VersionStatus { version: pipeline.version().to_string(), swap, origin: origin.to_string(), since_seq: 0 }
 }

@@ -3,7 +3,7 @@
 
 use super::checkpointer::{CheckpointJob, Job};
 use super::lane_status::LanePublisher;
-use crate::batch::Outbox;
+use crate::batch::{Outbox, now_ns};
 use crate::error::{Fault, Result};
 use crate::journal::{Journal, JournalRecord};
 use crate::metrics::{LaneMetrics, LatencyStage};
@@ -48,10 +48,15 @@ pub struct FarEnd {
     pub jobs: flume::Sender<Job>,
     /// Records before this number are no longer needed.
     pub trim_before: Arc<AtomicU64>,
-    /// The process's monotonic clock (ns), as blocks are stamped with.
-    pub now_ns: fn() -> u64,
     trimmed: u64,
-    waiting: Vec<(u64, u64)>,
+    waiting: Vec<Encoded>,
+}
+
+/// When a block's events were read and encoded, and how many predictions that made.
+struct Encoded {
+    read_at_ns: u64,
+    encoded_at_ns: u64,
+    rows: u64,
 }
 
 impl FarEnd {
@@ -67,7 +72,6 @@ impl FarEnd {
         jobs: flume::Sender<Job>,
         trim_before: Arc<AtomicU64>,
     ) -> FarEnd {
-        let now_ns = crate::batch::now_ns;
         let (trimmed, waiting) = Default::default();
         FarEnd {
             sink,
@@ -78,7 +82,6 @@ impl FarEnd {
             publisher,
             jobs,
             trim_before,
-            now_ns,
             trimmed,
             waiting,
         }
@@ -86,7 +89,8 @@ impl FarEnd {
 
     fn write(&mut self, outbox: &Outbox, inputs: &InputNames) -> Result<()> {
         self.sink.write(outbox, inputs)?;
-        let encoded = (outbox.read_at_ns, outbox.predictions);
+        let encoded =
+            Encoded { read_at_ns: outbox.read_at_ns, encoded_at_ns: outbox.encoded_at_ns, rows: outbox.predictions };
         if self.visible_at_commit {
             self.waiting.push(encoded)
         } else {
@@ -95,9 +99,11 @@ impl FarEnd {
         Ok(())
     }
 
-    fn published(&self, (read_at_ns, rows): (u64, u64)) {
-        if rows > 0 {
-            self.metrics.latency(LatencyStage::Total, (self.now_ns)().saturating_sub(read_at_ns), rows);
+    fn published(&self, encoded: Encoded) {
+        if encoded.rows > 0 {
+            let now = now_ns();
+            self.metrics.latency(LatencyStage::Publish, now.saturating_sub(encoded.encoded_at_ns), encoded.rows);
+            self.metrics.latency(LatencyStage::Total, now.saturating_sub(encoded.read_at_ns), encoded.rows);
         }
     }
 
@@ -164,6 +170,18 @@ pub enum Outlet {
         /// Outboxes that were not yet handed out.
         spare: Vec<Outbox>,
     },
+}
+
+impl Drop for Outlet {
+    /// A lane that is opened again must not meet its own former sink.
+    fn drop(&mut self) {
+        if let Outlet::Threaded { to, thread, .. } = self {
+            drop(to.take());
+            if let Some(Ok(Err(fault))) = thread.take().map(JoinHandle::join) {
+                tracing::debug!("the sink ended after its lane: {fault}");
+            }
+        }
+    }
 }
 
 impl Outlet {

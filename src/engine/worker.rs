@@ -159,11 +159,12 @@ impl Worker {
         let (mut cursor, before) = (Cursor::default(), self.core.seq());
         while self.core.step(block, &mut cursor, u64::MAX, &mut outbox) {}
         self.core.ledger.finished(block);
-        let rows = self.core.seq() - before;
+        outbox.encoded_at_ns = crate::batch::now_ns();
+        let (rows, encoded_ns) = (self.core.seq() - before, outbox.encoded_at_ns);
         self.intake.answer(&outbox);
         self.outlet.write(outbox, names)?;
         self.metrics.latency(LatencyStage::Queue, taken_ns.saturating_sub(block.read_at_ns), rows);
-        self.metrics.latency(LatencyStage::Process, crate::batch::now_ns().saturating_sub(taken_ns), rows);
+        self.metrics.latency(LatencyStage::Process, encoded_ns.saturating_sub(taken_ns), rows);
         Ok(())
     }
 

@@ -1,0 +1,186 @@
+//! A lane's thread: opens the lane's ends, recovers it, and works until its source ends or it is told
+//! to stop. A Kafka lane whose brokers fail is opened and recovered again.
+
+use super::checkpointer::{CheckpointDesk, Job};
+use super::home::Home;
+use super::lane::LaneCore;
+use super::lane_status::LanePublisher;
+use super::outlet::{Commit, FarEnd, Outlet};
+use super::recover::{Archive, Recovered, recover};
+use super::wire::{self, Ends};
+use super::worker::{Order, Worker};
+use crate::admin::status::{LaneState, VersionStatus};
+use crate::checkpoint::LocalStore;
+use crate::config::{Config, SinkKind, SourceKind};
+use crate::error::{Class, Result};
+use crate::journal::JournalRecord;
+use crate::metrics::{Health, LaneMetrics};
+use crate::pipeline::Pipeline;
+use crate::source::Position;
+use crate::source::socket::SocketSource;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Everything that a lane's thread needs.
+pub struct Seat {
+    /// The lane's number.
+    pub lane: u32,
+    /// The config.
+    pub config: Arc<Config>,
+    /// The state directory.
+    pub home: Arc<Home>,
+    /// The lane's numbers.
+    pub metrics: Arc<LaneMetrics>,
+    /// The lane's published state.
+    pub publisher: Arc<LanePublisher>,
+    /// Orders to the lane.
+    pub orders: flume::Receiver<Order>,
+    /// To the thread that writes checkpoints.
+    pub jobs: flume::Sender<Job>,
+    /// The heartbeats.
+    pub health: Arc<Health>,
+    /// Set once the intake must stop.
+    pub stop: Arc<AtomicBool>,
+    /// Told the lane once it is recovered.
+    pub tell: flume::Sender<u32>,
+    /// The old state was set aside on purpose.
+    pub new_lineage: bool,
+}
+
+/// How long a lane whose brokers are away waits before it tries again, at most.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a lane that never ran tries, before it gives up.
+const START_TRIES: Duration = Duration::from_secs(60);
+
+impl Seat {
+    /// Runs the lane to its end. A Kafka lane whose brokers fail is recovered and goes on.
+    ///
+    /// # Errors
+    /// Whatever stopped the lane.
+    pub fn run(self, mut socket: Option<SocketSource>) -> Result<()> {
+        let kafka = matches!(self.config.source.kind, SourceKind::Kafka { .. })
+            || matches!(self.config.sink.kind, SinkKind::Kafka { .. });
+        let (began, mut ran, mut wait) = (Instant::now(), false, Duration::from_millis(250));
+        let outcome = loop {
+            let outcome = self.live(socket.take(), &mut ran);
+            match outcome {
+                Err(fault) if kafka && fault.class == Class::Environment && !self.stop.load(Relaxed) => {
+                    self.publisher.fault(&fault);
+                    if !ran && began.elapsed() > START_TRIES {
+                        break Err(fault);
+                    }
+                    self.publisher.state(LaneState::Recovering);
+                    std::thread::sleep(wait);
+                    wait = (wait * 2).min(RETRY_WAIT_MAX);
+                }
+                other => break other,
+            }
+        };
+        if let Err(fault) = &outcome {
+            self.publisher.fault(fault);
+            self.publisher.state(LaneState::Failed);
+            self.health.lane(self.lane as usize).fail();
+            // The others must not go on as if nothing had happened: the daemon ends, and is restarted.
+            self.stop.store(true, Relaxed);
+        }
+        outcome
+    }
+
+    fn live(&self, socket: Option<SocketSource>, ran: &mut bool) -> Result<()> {
+        let (config, lane) = (&self.config, self.lane);
+        self.publisher.state(LaneState::Recovering);
+        let dir = self.home.lane_dir(lane);
+        let store = LocalStore::open(&dir)?;
+        let mut ends = wire::open(config, lane, &self.home.lineage.lineage, &dir, socket)?;
+        let (mut core, tail) = self.recover(&mut ends, &store)?;
+        let positions: Vec<(String, Position)> =
+            core.ledger.positions().iter().map(|(name, position)| (name.clone(), *position)).collect();
+        ends.source.source().start(&positions)?;
+        let Ends { source, sink, journal } = ends;
+        let trim_before = Arc::new(AtomicU64::new(0));
+        let desk = Arc::new(CheckpointDesk {
+            store,
+            trim: !config.checkpoint.keep_journal,
+            trim_before: trim_before.clone(),
+            metrics: self.metrics.clone(),
+            publisher: self.publisher.clone(),
+        });
+        let mut far_end = FarEnd::new(
+            sink,
+            journal,
+            wire::visible_at_commit(config),
+            matches!(config.source.kind, SourceKind::Socket { .. }),
+            self.metrics.clone(),
+            self.publisher.clone(),
+            self.jobs.clone(),
+            trim_before,
+        );
+        if tail.is_none() {
+            // The lane's first record says with what it began, before the first event is taken.
+            far_end.commit(Commit { record: core.record(), checkpoint: None, replies: Vec::new() })?;
+        }
+        let outlet = match wire::sink_is_threaded(config) {
+            true => Outlet::threaded(far_end, format!("sink-{lane}"))?,
+            false => Outlet::inline(far_end),
+        };
+        let intake = source.intake(wire::source_is_threaded(config), lane)?;
+        let swap = core.swap();
+        let current = version_of(core.pipeline(), swap, &config.pipeline.display().to_string());
+        let before = core.previous().map(|p| version_of(p, 0, ""));
+        // Whoever waits for readiness may have given up.
+        let _ = self.tell.send(lane);
+        *ran = true;
+        Worker {
+            core,
+            intake,
+            outlet,
+            orders: self.orders.clone(),
+            tuning: super::tuning(config),
+            desk,
+            jobs: self.jobs.clone(),
+            metrics: self.metrics.clone(),
+            publisher: self.publisher.clone(),
+            health: self.health.clone(),
+            stop: self.stop.clone(),
+            current,
+            before,
+        }
+        .run()
+    }
+
+    /// The lane as it was at its last commit, its outputs cut back to it.
+    fn recover(&self, ends: &mut Ends, store: &LocalStore) -> Result<(LaneCore, Option<JournalRecord>)> {
+        let (config, lineage) = (&self.config, &self.home.lineage);
+        let archive =
+            Archive { store, artifacts: &self.home.artifacts, base: &lineage.base, lineage: &lineage.lineage };
+        let heartbeat = self.health.lane(self.lane as usize);
+        let make =
+            |pipeline, at: Option<&_>| wire::core(config, self.lane, &lineage.lineage, &self.metrics, pipeline, at);
+        let recovered =
+            recover(ends.source.source(), ends.journal.as_mut(), &archive, &make, &mut |_, _| heartbeat.busy())?;
+        self.tell_recovery(&recovered);
+        let Recovered { mut core, tail, .. } = recovered;
+        core.set_learn(config.learn.enabled);
+        ends.sink.recover(tail.as_ref().map_or(&[], |t| &t.outputs))?;
+        Ok((core, tail))
+    }
+
+    fn tell_recovery(&self, recovered: &Recovered) {
+        let lane = self.lane;
+        let Some(tail) = &recovered.tail else { return };
+        self.publisher.committed(tail);
+        tracing::info!(lane, seq = tail.seq, replayed = recovered.replayed, "goes on where it stopped");
+        if recovered.lost_learned > 0 {
+            tracing::warn!(
+                lane,
+                "{} learned events since the last checkpoint are lost: a socket cannot be read again",
+                recovered.lost_learned
+            );
+        }
+    }
+}
+
+fn version_of(pipeline: &Pipeline, swap: u64, origin: &str) -> VersionStatus {
+    VersionStatus { version: pipeline.version().to_string(), swap, origin: origin.to_string(), since_seq: 0 }
+}

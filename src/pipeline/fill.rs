@@ -1,0 +1,114 @@
+//! What stands in for missing values before the first step.
+
+use super::PipelineSpec;
+use crate::batch::{Reject, Stage, TokenKind};
+use crate::error::Result;
+use crate::preprocess::Row;
+use crate::schema::{Missing, Role, Schema, Slot};
+use crate::state::State;
+use serde_json::Value;
+
+/// What stands in for a missing number, by the fields' policies, before the first step.
+///
+/// `impute` is the running mean of the values seen by `learn` (0 before the first): a sum and a count a
+/// field. A field that an explicit `impute` step covers is left to that step.
+pub(super) struct Fill {
+    policy: Vec<Missing>,
+    fields: Vec<u16>,
+    reject_tokens: Vec<(usize, u16)>,
+    sums: Vec<f64>,
+    counts: Vec<f64>,
+    imputes: bool,
+}
+
+impl Fill {
+    pub fn new(spec: &PipelineSpec, schema: &Schema) -> Fill {
+        let mut fill = Fill {
+            policy: vec![Missing::Keep; schema.feature_numbers],
+            fields: vec![0; schema.feature_numbers],
+            reject_tokens: Vec::new(),
+            sums: vec![0.0; schema.feature_numbers],
+            counts: vec![0.0; schema.feature_numbers],
+            imputes: false,
+        };
+        for (index, field) in schema.fields.iter().enumerate().filter(|(_, f)| f.role == Role::Feature) {
+            match field.slot {
+                Slot::Number(slot) => {
+                    let by_step = field.missing == Missing::Impute && has_impute_step(spec, &field.name);
+                    fill.policy[slot] = if by_step { Missing::Keep } else { field.missing };
+                    fill.fields[slot] = index as u16;
+                }
+                Slot::Token(slot) if field.missing == Missing::Reject => fill.reject_tokens.push((slot, index as u16)),
+                Slot::Token(_) => {}
+            }
+        }
+        fill.imputes = fill.policy.contains(&Missing::Impute);
+        fill
+    }
+
+    pub fn check(&self, row: &Row) -> Result<(), Reject> {
+        let reason = "the field is missing, and its policy is \"reject\"";
+        let reject = |field| Reject { stage: Stage::Missing, reason, field: Some(field), byte: 0 };
+        for &(slot, field) in &self.reject_tokens {
+            if row.tokens[slot].kind == TokenKind::Missing {
+                return Err(reject(field));
+            }
+        }
+        if has_nan(&row.dense) {
+            for (slot, x) in row.dense.iter().enumerate() {
+                if x.is_nan() && self.policy[slot] == Missing::Reject {
+                    return Err(reject(self.fields[slot]));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn transform(&self, row: &mut Row) {
+        if !has_nan(&row.dense) {
+            return;
+        }
+        for (slot, x) in row.dense.iter_mut().enumerate().filter(|(_, x)| x.is_nan()) {
+            match self.policy[slot] {
+                Missing::Impute if self.counts[slot] > 0.0 => *x = self.sums[slot] / self.counts[slot],
+                Missing::Impute | Missing::Zero => *x = 0.0,
+                Missing::Reject | Missing::Keep => {}
+            }
+        }
+    }
+
+    pub fn learn(&mut self, row: &Row) {
+        if !self.imputes {
+            return;
+        }
+        for ((x, sum), count) in row.dense.iter().zip(&mut self.sums).zip(&mut self.counts) {
+            let next = *sum + *x;
+            let counts = next.is_finite();
+            *sum = if counts { next } else { *sum };
+            *count += if counts { 1.0 } else { 0.0 };
+        }
+    }
+
+    pub fn save(&self, state: &mut State) {
+        state.put_f64("fill.sums", &self.sums);
+        state.put_f64("fill.counts", &self.counts);
+    }
+
+    pub fn load(&mut self, state: &State) -> Result<()> {
+        state.read_f64("fill.sums", &mut self.sums)?;
+        state.read_f64("fill.counts", &mut self.counts)
+    }
+}
+
+fn has_nan(numbers: &[f64]) -> bool {
+    numbers.iter().fold(false, |any, x| any | x.is_nan())
+}
+
+fn has_impute_step(spec: &PipelineSpec, field: &str) -> bool {
+    spec.steps.iter().filter(|s| s.get("kind").and_then(Value::as_str) == Some("impute")).any(|step| {
+        match step.get("fields").and_then(Value::as_array) {
+            Some(fields) => fields.iter().any(|f| f.as_str() == Some(field)),
+            None => true,
+        }
+    })
+}

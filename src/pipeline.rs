@@ -304,7 +304,11 @@ impl Pipeline {
         observer: &mut dyn Observer,
         counts: &mut Counts,
     ) {
-        self.fill.transform(&mut self.row);
+        // Looked for once: the row is loaded twice.
+        let gaps = has_nan(&self.row.dense);
+        if gaps {
+            self.fill.transform(&mut self.row);
+        }
         for step in &self.steps {
             step.transform(&mut self.row, &batch.text);
         }
@@ -322,7 +326,9 @@ impl Pipeline {
         let weight = self.weight_of(batch, row);
         self.load_row(batch, row);
         self.fill.learn(&self.row);
-        self.fill.transform(&mut self.row);
+        if gaps {
+            self.fill.transform(&mut self.row);
+        }
         for step in &mut self.steps {
             step.learn(&self.row, &batch.text, weight);
             step.transform(&mut self.row, &batch.text);
@@ -576,6 +582,8 @@ struct Fill {
     sums: Vec<f64>,
     counts: Vec<f64>,
     imputes: bool,
+    /// Some number's policy is to turn the row away.
+    rejects: bool,
 }
 
 impl Fill {
@@ -587,6 +595,7 @@ impl Fill {
             sums: vec![0.0; schema.feature_numbers],
             counts: vec![0.0; schema.feature_numbers],
             imputes: false,
+            rejects: false,
         };
         for (index, field) in schema.fields.iter().enumerate().filter(|(_, f)| f.role == Role::Feature) {
             match field.slot {
@@ -600,6 +609,7 @@ impl Fill {
             }
         }
         fill.imputes = fill.policy.contains(&Missing::Impute);
+        fill.rejects = fill.policy.contains(&Missing::Reject);
         fill
     }
 
@@ -611,7 +621,7 @@ impl Fill {
                 return Err(reject(field));
             }
         }
-        if has_nan(&row.dense) {
+        if self.rejects && has_nan(&row.dense) {
             for (slot, x) in row.dense.iter().enumerate() {
                 if x.is_nan() && self.policy[slot] == Missing::Reject {
                     return Err(reject(self.fields[slot]));
@@ -621,10 +631,8 @@ impl Fill {
         Ok(())
     }
 
+    /// Fills the gaps of a row that has any (see [`has_nan`]).
     fn transform(&self, row: &mut Row) {
-        if !has_nan(&row.dense) {
-            return;
-        }
         for (slot, x) in row.dense.iter_mut().enumerate().filter(|(_, x)| x.is_nan()) {
             match self.policy[slot] {
                 Missing::Impute if self.counts[slot] > 0.0 => *x = self.sums[slot] / self.counts[slot],

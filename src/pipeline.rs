@@ -18,7 +18,7 @@ use crate::model::{self, Features, LabelKind, Learned, Model, Scratch, Shape};
 use crate::preprocess::{self, DenseKind, Layout, Row, Step, TokenColumn};
 use crate::schema::{FieldType, Missing, Role, Schema, SchemaSpec, Slot};
 use crate::state::State;
-use fill::Fill;
+use fill::{Fill, has_nan};
 use golden::{batch_of, event_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -303,7 +303,11 @@ impl Pipeline {
         observer: &mut dyn Observer,
         counts: &mut Counts,
     ) {
-        self.fill.transform(&mut self.row);
+        // Looked for once: the row is loaded twice.
+        let gaps = has_nan(&self.row.dense);
+        if gaps {
+            self.fill.transform(&mut self.row);
+        }
         for step in &self.steps {
             step.transform(&mut self.row, &batch.text);
         }
@@ -321,7 +325,9 @@ impl Pipeline {
         let weight = self.weight_of(batch, row);
         self.load_row(batch, row);
         self.fill.learn(&self.row);
-        self.fill.transform(&mut self.row);
+        if gaps {
+            self.fill.transform(&mut self.row);
+        }
         for step in &mut self.steps {
             step.learn(&self.row, &batch.text, weight);
             step.transform(&mut self.row, &batch.text);

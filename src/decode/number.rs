@@ -49,11 +49,43 @@ fn signed(mantissa: u64, decimals: usize, negative: usize) -> f64 {
 #[inline(always)]
 pub(super) fn plain(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
     let window: &[u8; WINDOW] = bytes.get(at..)?.first_chunk()?;
+    let text = word(window, 0) ^ 0x3030_3030_3030_3030;
+    // The first byte is a digit or the sign; what comes of it is not waited for to find the end.
+    let stops = not_digits(text) & !0xFF;
+    let later = stops & stops.wrapping_sub(1);
+    if later == 0 {
+        return plain_wide(window, at);
+    }
+    let (point, end) = (stops.trailing_zeros() as usize / 8, later.trailing_zeros() as usize / 8);
+    if window[point] != b'.' {
+        return plain_wide(window, at);
+    }
+    let negative = usize::from(window[0] == b'-');
+    let digits = text >> (8 * negative);
+    let (whole, length) = (point - negative, end - negative);
+    // Without `||`: whether a number begins with 0 cannot be foretold, and a wrong guess costs more than all else.
+    let no_digit = (digits as u8 > 9) | (whole == 0) | (end == point + 1);
+    if no_digit | ((digits as u8 == 0) & (whole > 1)) {
+        return None;
+    }
+    Some((signed(joined(digits, whole, length), length - 1 - whole, negative), at + end))
+}
+
+/// The digits of a word around its point, as one number.
+#[inline(always)]
+fn joined(digits: u64, whole: usize, length: usize) -> u64 {
+    let below = (1u64 << (8 * whole)) - 1;
+    eight(((digits & below) | ((digits >> 8) & !below)) << (8 * (9 - length)))
+}
+
+/// The rest of [`plain`]: no point, or the end is not in the first word.
+#[inline(always)]
+fn plain_wide(window: &[u8; WINDOW], at: usize) -> Option<(f64, usize)> {
     let negative = usize::from(window[0] == b'-');
     let digits = word(window, negative) ^ 0x3030_3030_3030_3030;
     let stops = not_digits(digits);
     let whole = stops.trailing_zeros() as usize / 8;
-    if whole == 0 || (digits as u8 == 0 && whole > 1) {
+    if (whole == 0) | ((digits as u8 == 0) & (whole > 1)) {
         return None;
     }
     let point = window[negative + whole] == b'.';
@@ -63,9 +95,7 @@ pub(super) fn plain(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
         if length == whole + 1 {
             return None;
         }
-        let below = (1u64 << (8 * whole)) - 1;
-        let joined = (digits & below) | ((digits >> 8) & !below);
-        let mantissa = eight(joined << (8 * (9 - length)));
+        let mantissa = joined(digits, whole, length);
         return Some((signed(mantissa, length - 1 - whole, negative), at + negative + length));
     }
     if !point {

@@ -19,6 +19,8 @@ pub(super) struct Fill {
     sums: Vec<f64>,
     counts: Vec<f64>,
     imputes: bool,
+    /// Some number's policy is to turn the row away.
+    rejects: bool,
 }
 
 impl Fill {
@@ -30,6 +32,7 @@ impl Fill {
             sums: vec![0.0; schema.feature_numbers],
             counts: vec![0.0; schema.feature_numbers],
             imputes: false,
+            rejects: false,
         };
         for (index, field) in schema.fields.iter().enumerate().filter(|(_, f)| f.role == Role::Feature) {
             match field.slot {
@@ -43,6 +46,7 @@ impl Fill {
             }
         }
         fill.imputes = fill.policy.contains(&Missing::Impute);
+        fill.rejects = fill.policy.contains(&Missing::Reject);
         fill
     }
 
@@ -54,7 +58,7 @@ impl Fill {
                 return Err(reject(field));
             }
         }
-        if has_nan(&row.dense) {
+        if self.rejects && has_nan(&row.dense) {
             for (slot, x) in row.dense.iter().enumerate() {
                 if x.is_nan() && self.policy[slot] == Missing::Reject {
                     return Err(reject(self.fields[slot]));
@@ -64,10 +68,8 @@ impl Fill {
         Ok(())
     }
 
+    /// Fills the gaps of a row that has any (see [`has_nan`]).
     pub fn transform(&self, row: &mut Row) {
-        if !has_nan(&row.dense) {
-            return;
-        }
         for (slot, x) in row.dense.iter_mut().enumerate().filter(|(_, x)| x.is_nan()) {
             match self.policy[slot] {
                 Missing::Impute if self.counts[slot] > 0.0 => *x = self.sums[slot] / self.counts[slot],
@@ -100,7 +102,8 @@ impl Fill {
     }
 }
 
-fn has_nan(numbers: &[f64]) -> bool {
+/// True where a number is missing.
+pub fn has_nan(numbers: &[f64]) -> bool {
     numbers.iter().fold(false, |any, x| any | x.is_nan())
 }
 

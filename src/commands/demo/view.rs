@@ -111,6 +111,9 @@ impl Drop for Show {
 }
 
 fn line(frame: &Frame<'_>) -> String {
+    if !frame.live {
+        return format!("{:4.0} s  {}\n", frame.elapsed.as_secs_f64(), frame.phase);
+    }
     let ([p50, p99, p999, _], [model, no_change, majority]) = (frame.latency_ms, frame.recent);
     format!(
         "{:4.0} s  {} events  {}/s  p50 {p50:.2} p99 {p99:.2} p99.9 {p999:.2} ms  accuracy {model:.3} \
@@ -203,6 +206,7 @@ mod tests {
             elapsed: Duration::from_secs(7),
             seconds: 30,
             phase: "learning",
+            live: true,
             answered: 1_234_567,
             rate_now: 812_345,
             rate_mean: 700_000,
@@ -232,6 +236,7 @@ mod tests {
         for part in ["1,234,567 events", "812,345/s", "p99 9.50", "accuracy 0.940", "lag 8,192", "3f9c2ab1 swap 1"] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        assert_eq!(line(&Frame { live: false, ..frame(&[], &[]) }), "   7 s  learning\n");
     }
 
     #[test]

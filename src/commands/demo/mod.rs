@@ -71,7 +71,7 @@ pub fn demo(args: &DemoArgs) -> Result<()> {
     let ended = stage.play();
     let summary = stage.clear();
     let title = match (&ended, summary.fault()) {
-        (Ok(()), None) => "That was Millstream: every event scored, learned and answered once, in order.",
+        (Ok(()), None) => "That was Millstream, and everything held:",
         (Ok(()), Some(_)) => "Not everything held:",
         (Err(_), _) => "Ended early. Until then:",
     };
@@ -173,7 +173,7 @@ impl Stage {
 
     fn play(&mut self) -> Result<(), End> {
         let whole = self.seconds as f64;
-        let first_act = (whole - (whole * 0.2).clamp(2.2, 6.0)).max(2.0);
+        let first_act = (whole - (whole * 0.1).clamp(2.0, 4.0)).max(2.0);
         self.open()?;
         let opened = self.began.elapsed().as_secs_f64();
         let part = |share: f64| Duration::from_secs_f64(opened + (first_act - opened).max(1.0) * share);
@@ -412,7 +412,7 @@ fn free_address() -> Result<SocketAddr> {
 }
 
 fn config_text(dir: &Path, pipeline: &Path, address: SocketAddr, seconds: u64) -> String {
-    let checkpoint_ms = (seconds * 1_000 / 30).clamp(100, 1_000);
+    let checkpoint_ms = (seconds * 1_000 / 30).clamp(100, 250);
     format!(
         "pipeline = {}\nstate_dir = {}\n\
          [source]\nkind = \"socket\"\nformat = \"json\"\nlisten = \"{address}\"\n\
@@ -488,6 +488,6 @@ mod tests {
         std::fs::write(&path, config_text(dir.path(), &pipeline, address, 30)).expect("written");
         let config = crate::config::Config::load(&path, &[], &crate::config::Environment::default()).expect("a config");
         assert!(crate::engine::read_pipeline(&config).is_ok());
-        assert_eq!(config.checkpoint.interval_ms, 1_000);
+        assert_eq!(config.checkpoint.interval_ms, 250);
     }
 }

@@ -93,7 +93,10 @@ impl Summary {
         let mut text = format!("\n{title}\n");
         let mut row = |name: &str, what: String| _ = writeln!(text, "  {name:<12}{what}");
         let [sent, answered] = self.events;
-        row("events", format!("{} sent, {} answered, each scored and then learned", grouped(sent), grouped(answered)));
+        row(
+            "events",
+            format!("{} sent, {} answered, each scored before it was learned", grouped(sent), grouped(answered)),
+        );
         row("rate", format!("{} events/s over the socket, the crash included", grouped(self.rate)));
         for (name, ms) in [("latency", self.latency_ms), ("", self.inside_ms)] {
             let [p50, p99, p999, longest] = ms;
@@ -107,7 +110,9 @@ impl Summary {
         let [model, no_change, majority] = self.accuracy;
         row(
             "accuracy",
-            format!("{model:.4} (no-change {no_change:.4}, majority {majority:.4}; 5 % of the labels are wrong)"),
+            format!(
+                "{model:.4} (no-change {no_change:.4}, majority {majority:.4}; 5 % of the labels are wrong, so that 0.95 is the best there is)"
+            ),
         );
         if let Some(swap) = &self.swap {
             row("hot swap", swap_text(swap));

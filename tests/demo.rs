@@ -57,10 +57,9 @@ fn it_shows_and_checks_everything_and_leaves_nothing() {
     assert!(line(" recovery: ").contains("first prediction again"));
     assert!(line(" exactness: ").ends_with(": byte-identical"));
     assert!(line("every event was answered once").contains("lost 0, twice 0"));
-    let checks =
-        ["takes force", "numbering", "the version is the one", "answered once", "baselines", "drains", "same byte"];
-    for check in checks {
-        assert!(line(check).trim_start().starts_with("ok "), "{check}: {}", said());
+    let held: Vec<&str> = text.lines().filter(|l| l.starts_with("  ok  ")).collect();
+    for check in ["takes force", "numbering", "the version is", "answered once", "baselines", "drains", "same byte"] {
+        assert!(held.iter().any(|l| l.contains(check)), "{check}: {}", said());
     }
     assert!(text.contains("README.md"));
     assert_eq!((alive(folder.path()), left_behind(folder.path())), (vec![], 0));

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// Events written at once; a multiple of 64.
 const BLOCK_EVENTS: usize = 256;
 /// Most events on their way at a time.
-pub(super) const IN_FLIGHT_EVENTS_MAX: u64 = 32 * BLOCK_EVENTS as u64;
+pub(super) const IN_FLIGHT_EVENTS_MAX: u64 = 16 * BLOCK_EVENTS as u64;
 /// How long a connection is tried for.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 

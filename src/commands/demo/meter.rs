@@ -20,6 +20,8 @@ pub(super) struct Frame<'a> {
     pub seconds: u64,
     /// What is going on.
     pub phase: &'a str,
+    /// True while events are sent and answered; otherwise the figures stand still.
+    pub live: bool,
     /// Events answered.
     pub answered: u64,
     /// Events a second over the last second.
@@ -113,6 +115,7 @@ impl Meter {
             elapsed: Duration::ZERO,
             seconds: 0,
             phase: "",
+            live: true,
             answered,
             rate_now: self.rate_now(),
             rate_mean: self.rate_mean(),

@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How often the daemon is asked for its status.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
-/// How long the pauses between answers are watched after a swap.
+/// How long the pauses between answers are watched before a swap, and over it.
 const WATCH_SWAP: Duration = Duration::from_millis(200);
 /// Time of the second act's paced run.
 const PACE: Duration = Duration::from_millis(800);
@@ -70,10 +70,12 @@ pub fn demo(args: &DemoArgs) -> Result<()> {
     let mut stage = Stage::set(args.seconds)?;
     let ended = stage.play();
     let summary = stage.clear();
-    let text = match &ended {
-        Ok(()) => summary.text("That was Millstream: every event answered once, in order, and learned."),
-        Err(_) => summary.text("Ended before its end. Until then:"),
+    let title = match (&ended, summary.fault()) {
+        (Ok(()), None) => "That was Millstream, and everything held:",
+        (Ok(()), Some(_)) => "Not everything held:",
+        (Err(_), _) => "Ended early. Until then:",
     };
+    let text = summary.text(title);
     super::print(&text)?;
     match ended {
         Err(End::Fault(fault)) => Err(fault),
@@ -105,6 +107,8 @@ struct Stage {
     stop: Arc<AtomicBool>,
     meter: Meter,
     phase: &'static str,
+    /// True while events are sent and answered.
+    live: bool,
     notes: Vec<String>,
     summary: Summary,
     show: Show,
@@ -139,6 +143,7 @@ impl Stage {
             stop,
             meter: Meter::new(),
             phase: "starting",
+            live: true,
             notes: Vec::new(),
             summary: Summary::default(),
             show: Show::open()?,
@@ -148,8 +153,10 @@ impl Stage {
 
     /// Ends what still runs, gives the terminal back, and returns what is to be said.
     fn clear(mut self) -> Summary {
-        self.count();
-        self.summary
+        if self.live {
+            self.count();
+        }
+        std::mem::take(&mut self.summary)
     }
 
     /// The figures as they stand.
@@ -158,6 +165,7 @@ impl Stage {
         let status = self.status();
         let frame = self.meter.frame(&self.told, status.as_ref());
         self.summary.events = [self.told.sent.load(SeqCst), frame.answered];
+        self.summary.rate = frame.rate_mean;
         self.summary.latency_ms = frame.latency_ms;
         self.summary.inside_ms = frame.inside_ms;
         self.summary.accuracy = frame.whole;
@@ -165,7 +173,7 @@ impl Stage {
 
     fn play(&mut self) -> Result<(), End> {
         let whole = self.seconds as f64;
-        let first_act = (whole - (whole * 0.2).clamp(2.2, 6.0)).max(2.0);
+        let first_act = (whole - (whole * 0.1).clamp(2.0, 4.0)).max(2.0);
         self.open()?;
         let opened = self.began.elapsed().as_secs_f64();
         let part = |share: f64| Duration::from_secs_f64(opened + (first_act - opened).max(1.0) * share);
@@ -208,6 +216,7 @@ impl Stage {
         let socket = self.dir.path().join("admin.sock");
         let trained = if self.seconds >= 10 { 100_000 } else { 10_000 };
         let work = move || -> Result<Swap> {
+            let usual = longest_pause(&told);
             let now = told.answered.load(SeqCst);
             let trained = trained.min(now);
             let bytes = stream::candidate(now - trained, trained)?;
@@ -216,11 +225,11 @@ impl Stage {
             let asked = Instant::now();
             let answer = ask(&socket, &CtlAction::Swap(file))?;
             let took = asked.elapsed();
-            std::thread::sleep(WATCH_SWAP);
+            std::thread::sleep(WATCH_SWAP.saturating_sub(took));
             let pause = Duration::from_nanos(told.pause_ns.load(Relaxed));
             let seq = answer["lanes"][0]["seq"].as_u64().unwrap_or_default();
             let version = answer["version"].as_str().unwrap_or_default().to_string();
-            Ok(Swap { version, seq, trained, took, pause })
+            Ok(Swap { version, seq, trained, took, pause, usual })
         };
         let thread = std::thread::Builder::new().name("swap".into()).spawn(work);
         let thread = thread.map_err(|e| Fault::io("start the swap", &e))?;
@@ -287,14 +296,14 @@ impl Stage {
     /// Lets everything be answered, and the daemon drain.
     fn finish(&mut self) -> Result<(), End> {
         self.phase = "draining";
-        self.count();
-        self.summary.rate = self.meter.rate_mean();
         if let Some(session) = &self.session {
             session.finish();
         }
         self.wait("everything is answered", |stage| stage.session.as_ref().is_none_or(Session::has_ended))?;
         self.session = None;
         self.turn()?;
+        self.count();
+        self.live = false;
         let (sent, answered) = (self.told.sent.load(SeqCst), self.told.answered.load(SeqCst));
         let found =
             format!("{} of {} events, in order: lost {}, twice 0", grouped(answered), grouped(sent), sent - answered);
@@ -378,13 +387,22 @@ impl Stage {
         if self.stop.load(Relaxed) || self.show.quit_pressed()? {
             return Err(End::Early);
         }
-        self.meter.sample(&self.told);
+        if self.live {
+            self.meter.sample(&self.told);
+        }
         let status = self.status();
         let mut frame = self.meter.frame(&self.told, status.as_ref());
         (frame.elapsed, frame.seconds) = (self.began.elapsed(), self.seconds);
-        (frame.phase, frame.notes) = (self.phase, &self.notes);
+        (frame.phase, frame.live, frame.notes) = (self.phase, self.live, &self.notes);
         Ok(self.show.turn(&frame)?)
     }
+}
+
+/// The longest time without an answer in as long as a swap is watched.
+fn longest_pause(told: &Told) -> Duration {
+    told.pause_ns.store(0, Relaxed);
+    std::thread::sleep(WATCH_SWAP);
+    Duration::from_nanos(told.pause_ns.load(Relaxed))
 }
 
 /// A port that is free now; the daemon takes it a moment later.
@@ -394,7 +412,7 @@ fn free_address() -> Result<SocketAddr> {
 }
 
 fn config_text(dir: &Path, pipeline: &Path, address: SocketAddr, seconds: u64) -> String {
-    let checkpoint_ms = (seconds * 1_000 / 30).clamp(100, 1_000);
+    let checkpoint_ms = (seconds * 1_000 / 30).clamp(100, 250);
     format!(
         "pipeline = {}\nstate_dir = {}\n\
          [source]\nkind = \"socket\"\nformat = \"json\"\nlisten = \"{address}\"\n\
@@ -470,6 +488,6 @@ mod tests {
         std::fs::write(&path, config_text(dir.path(), &pipeline, address, 30)).expect("written");
         let config = crate::config::Config::load(&path, &[], &crate::config::Environment::default()).expect("a config");
         assert!(crate::engine::read_pipeline(&config).is_ok());
-        assert_eq!(config.checkpoint.interval_ms, 1_000);
+        assert_eq!(config.checkpoint.interval_ms, 250);
     }
 }

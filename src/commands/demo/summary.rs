@@ -30,6 +30,8 @@ pub(super) struct Swap {
     pub took: Duration,
     /// Longest time without an answer meanwhile.
     pub pause: Duration,
+    /// The same over as long a time before.
+    pub usual: Duration,
 }
 
 /// How the crash went.
@@ -91,11 +93,15 @@ impl Summary {
         let mut text = format!("\n{title}\n");
         let mut row = |name: &str, what: String| _ = writeln!(text, "  {name:<12}{what}");
         let [sent, answered] = self.events;
-        row("events", format!("{} sent, {} answered, each scored and then learned", grouped(sent), grouped(answered)));
+        row(
+            "events",
+            format!("{} sent, {} answered, each scored before it was learned", grouped(sent), grouped(answered)),
+        );
         row("rate", format!("{} events/s over the socket, the crash included", grouped(self.rate)));
         for (name, ms) in [("latency", self.latency_ms), ("", self.inside_ms)] {
             let [p50, p99, p999, longest] = ms;
-            let what = if name.is_empty() { "inside the daemon" } else { "sent to answered, at full load" };
+            let what =
+                if name.is_empty() { "inside the daemon since its start" } else { "sent to answered, at full load" };
             row(
                 name,
                 format!("p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, longest {longest:.1} ms ({what})"),
@@ -104,7 +110,9 @@ impl Summary {
         let [model, no_change, majority] = self.accuracy;
         row(
             "accuracy",
-            format!("{model:.4} (no-change {no_change:.4}, majority {majority:.4}; 5 % of the labels are wrong)"),
+            format!(
+                "{model:.4} (no-change {no_change:.4}, majority {majority:.4}; 5 % of the labels are wrong, so that 0.95 is the best there is)"
+            ),
         );
         if let Some(swap) = &self.swap {
             row("hot swap", swap_text(swap));
@@ -125,20 +133,22 @@ impl Summary {
 
 pub(super) fn swap_text(swap: &Swap) -> String {
     format!(
-        "version {} (another optimizer, trained on the last {} events) answers from event {} on; in force within \
-         {:.1} ms, longest pause between two answers {:.1} ms",
+        "version {} (another optimizer, trained on the last {} events) answers from event {} on; in force and on disk \
+         within {:.1} ms, longest pause between two answers meanwhile {:.1} ms (just before: {:.1} ms)",
         swap.version,
         grouped(swap.trained),
         grouped(swap.seq),
         swap.took.as_secs_f64() * 1e3,
         swap.pause.as_secs_f64() * 1e3,
+        swap.usual.as_secs_f64() * 1e3,
     )
 }
 
 pub(super) fn crash_text(crash: &Crash) -> String {
     format!(
-        "killed after event {}, first prediction again {:.0} ms later, from event {} on; {} unanswered events sent \
-         again; {} learned events since the last checkpoint lost (a socket cannot be read again)",
+        "killed after event {}; first prediction again {:.0} ms later, as event {} (numbering goes on from the last \
+         commit); {} unanswered events sent again; {} learned events since the last checkpoint lost (a socket cannot \
+         be read again)",
         grouped(crash.last_seq),
         crash.back_after.as_secs_f64() * 1e3,
         grouped(crash.first_seq),

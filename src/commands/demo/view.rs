@@ -21,7 +21,7 @@ pub(super) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -111,6 +111,9 @@ impl Drop for Show {
 }
 
 fn line(frame: &Frame<'_>) -> String {
+    if !frame.live {
+        return format!("{:4.0} s  {}\n", frame.elapsed.as_secs_f64(), frame.phase);
+    }
     let ([p50, p99, p999, _], [model, no_change, majority]) = (frame.latency_ms, frame.recent);
     format!(
         "{:4.0} s  {} events  {}/s  p50 {p50:.2} p99 {p99:.2} p99.9 {p999:.2} ms  accuracy {model:.3} \
@@ -126,10 +129,11 @@ fn line(frame: &Frame<'_>) -> String {
 }
 
 fn draw(frame: &Frame<'_>, target: &mut ratatui::Frame<'_>) {
+    let curve = if target.area().height >= 32 { 8 } else { 5 };
     let heights = [
         Constraint::Length(3),
-        Constraint::Length(8),
-        Constraint::Length(7),
+        Constraint::Length(curve),
+        Constraint::Length(6),
         Constraint::Min(4),
         Constraint::Length(1),
     ];
@@ -143,12 +147,23 @@ fn draw(frame: &Frame<'_>, target: &mut ratatui::Frame<'_>) {
     let [left, right] = Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(tables);
     draw_latency(frame, target, left);
     draw_accuracy(frame, target, right);
-    let room = usize::from(notes.height.saturating_sub(2)).max(1);
-    let from = frame.notes.len().saturating_sub(room);
-    let lines: Vec<Line<'_>> = frame.notes[from..].iter().map(|note| Line::from(note.as_str())).collect();
+    let (width, height) = (usize::from(notes.width.saturating_sub(2)), usize::from(notes.height.saturating_sub(2)));
+    let lines: Vec<Line<'_>> =
+        latest(frame.notes, width, height).iter().map(|note| Line::from(note.as_str())).collect();
     let story = Paragraph::new(lines).wrap(Wrap { trim: true }).block(Block::bordered().title(" what happened "));
     target.render_widget(story, notes);
     target.render_widget(Line::from(" q or Ctrl-C ends it").style(Style::new().add_modifier(Modifier::DIM)), foot);
+}
+
+/// The latest notes that have room, at least one. Wrapping at words takes a little more than the letters do.
+fn latest(notes: &[String], width: usize, height: usize) -> &[String] {
+    let lines = |note: &String| (note.chars().count() * 11 / 10).div_ceil(width.max(1)).max(1);
+    let (mut from, mut used) = (notes.len(), 0);
+    while from > 0 && (used + lines(&notes[from - 1]) <= height || from == notes.len()) {
+        used += lines(&notes[from - 1]);
+        from -= 1;
+    }
+    &notes[from..]
 }
 
 fn draw_rates(frame: &Frame<'_>, target: &mut ratatui::Frame<'_>, area: Rect) {
@@ -170,13 +185,10 @@ fn draw_latency(frame: &Frame<'_>, target: &mut ratatui::Frame<'_>, area: Rect) 
         Row::new([Cell::from(name)].into_iter().chain(cells).collect::<Vec<_>>())
     };
     let widths = [18, 9, 9, 9, 9].map(Constraint::Length);
-    let rows = [
-        row("sent to answered", frame.latency_ms),
-        row("inside the daemon", frame.inside_ms),
-        Row::new([format!("lag {}", grouped(frame.lag)), format!("up to {}", grouped(frame.lag_max))]),
-    ];
+    let rows = [row("sent to answered", frame.latency_ms), row("inside the daemon", frame.inside_ms)];
     let head = Row::new(["ms", "p50", "p99", "p99.9", "longest"]).style(Style::new().add_modifier(Modifier::BOLD));
-    let table = Table::new(rows, widths).header(head).block(Block::bordered().title(" latency "));
+    let title = format!(" latency; lag {} of at most {} events ", grouped(frame.lag), grouped(frame.lag_max));
+    let table = Table::new(rows, widths).header(head).block(Block::bordered().title(title));
     target.render_widget(table, area);
 }
 
@@ -203,6 +215,7 @@ mod tests {
             elapsed: Duration::from_secs(7),
             seconds: 30,
             phase: "learning",
+            live: true,
             answered: 1_234_567,
             rate_now: 812_345,
             rate_mean: 700_000,
@@ -227,11 +240,23 @@ mod tests {
     }
 
     #[test]
+    fn the_latest_notes_are_shown() {
+        let notes: Vec<String> = [5, 200, 5, 90].map(|n| "x".repeat(n)).into();
+        assert_eq!(latest(&notes, 100, 2), &notes[2..]);
+        assert_eq!(latest(&notes, 100, 4), &notes[2..]);
+        assert_eq!(latest(&notes, 100, 5), &notes[1..]);
+        assert_eq!(latest(&notes, 100, 9), &notes[..]);
+        assert_eq!(latest(&notes, 0, 0), &notes[3..]);
+        assert!(latest(&[], 10, 10).is_empty());
+    }
+
+    #[test]
     fn a_line_says_it_all() {
         let text = line(&frame(&[], &[]));
         for part in ["1,234,567 events", "812,345/s", "p99 9.50", "accuracy 0.940", "lag 8,192", "3f9c2ab1 swap 1"] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        assert_eq!(line(&Frame { live: false, ..frame(&[], &[]) }), "   7 s  learning\n");
     }
 
     #[test]

@@ -35,8 +35,8 @@ pub struct CheckpointJob {
 pub struct CheckpointDesk {
     /// The lane's files.
     pub store: LocalStore,
-    /// How many checkpoints are kept.
-    pub keep: usize,
+    /// How many checkpoints are kept. A reload may change it.
+    pub keep: AtomicU64,
     /// False: the journal is kept whole.
     pub trim: bool,
     /// Journal records before this number are no longer needed.
@@ -88,15 +88,16 @@ fn checkpoint(job: CheckpointJob) {
     let started = Instant::now();
     let desk = &job.desk;
     let bytes = artifact::encode(&json!(job.manifest), &job.state);
-    let outcome: Result<()> = desk.store.put_checkpoint(job.number, &bytes, desk.keep).map(|oldest| {
-        desk.metrics.checkpointed(started.elapsed().as_nanos() as u64);
-        let path = desk.store.path(&crate::checkpoint::checkpoint_name(job.number));
-        desk.publisher.checkpointed(job.seq, path.display().to_string());
-        if desk.trim {
-            // The oldest checkpoint's own record is kept: replay begins behind it and checks against it.
-            desk.trim_before.fetch_max(oldest, Relaxed);
-        }
-    });
+    let outcome: Result<()> =
+        desk.store.put_checkpoint(job.number, &bytes, desk.keep.load(Relaxed) as usize).map(|oldest| {
+            desk.metrics.checkpointed(started.elapsed().as_nanos() as u64);
+            let path = desk.store.path(&crate::checkpoint::checkpoint_name(job.number));
+            desk.publisher.checkpointed(job.seq, path.display().to_string());
+            if desk.trim {
+                // The oldest checkpoint's own record is kept: replay begins behind it and checks against it.
+                desk.trim_before.fetch_max(oldest, Relaxed);
+            }
+        });
     if let Err(fault) = &outcome {
         desk.metrics.checkpoint_failed();
         desk.publisher.checkpoint_failed(fault);

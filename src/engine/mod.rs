@@ -98,6 +98,7 @@ pub fn tuning(config: &Config) -> Tuning {
         commit_interval: Duration::from_millis(config.delivery.commit_interval_ms),
         commit_events_max: config.engine.commit_events_max,
         checkpoint_interval: Duration::from_millis(config.checkpoint.interval_ms),
+        checkpoints_kept: u64::from(config.checkpoint.keep),
     }
 }
 
@@ -344,7 +345,7 @@ impl Seat {
         let trim_before = Arc::new(AtomicU64::new(0));
         let desk = Arc::new(CheckpointDesk {
             store: store.clone(),
-            keep: config.checkpoint.keep as usize,
+            keep: AtomicU64::new(u64::from(config.checkpoint.keep)),
             trim: !config.checkpoint.keep_journal,
             trim_before: trim_before.clone(),
             metrics: self.metrics.clone(),

@@ -51,6 +51,8 @@ pub struct Tuning {
     pub commit_events_max: u64,
     /// Time between two checkpoints.
     pub checkpoint_interval: Duration,
+    /// How many checkpoints are kept.
+    pub checkpoints_kept: u64,
 }
 
 /// What a worker is made of.
@@ -264,6 +266,7 @@ impl Worker {
                     self.commit(None, Vec::new(), clocks)?;
                     self.core.set_learn(tuning.learn);
                 }
+                self.desk.keep.store(tuning.checkpoints_kept, Relaxed);
                 self.tuning = tuning;
                 Ok(())
             }

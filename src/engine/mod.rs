@@ -326,7 +326,7 @@ impl Seat {
         let (config, lane) = (&self.config, self.lane);
         self.publisher.state(LaneState::Recovering);
         let dir = self.home.lane_dir(lane);
-        let store = LocalStore::open(&dir)?;
+        let store = LocalStore::open(&self.home.checkpoint_dir(config.checkpoint.store.as_deref(), lane))?;
         let lineage = &self.home.lineage;
         let mut ends = wire::open(config, lane, &lineage.lineage, &dir, socket)?;
         let archive =

@@ -4,8 +4,8 @@ use crate::error::{Fault, Result};
 use crate::metrics::Health;
 use sd_notify::NotifyState;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -102,13 +102,36 @@ pub fn watchdog(health: Arc<Health>) -> Result<Option<Watchdog>> {
 /// Misuse, where the filter cannot be read, or a log was started before.
 pub fn init_logging(filter: &str) -> Result<()> {
     use std::io::IsTerminal;
-    let chosen = std::env::var("RUST_LOG").ok().filter(|v| !v.is_empty());
-    let chosen = chosen.as_deref().unwrap_or(filter);
-    let levels = EnvFilter::try_new(chosen)
-        .map_err(|e| Fault::misuse(format!("log filter {chosen:?}: {e}")).hint("error, warn, info, debug or trace"))?;
+    let levels = levels(filter)?;
     let lines = Lines { journal: stderr_is_journal(), color: std::io::stderr().is_terminal() };
     let log = tracing_subscriber::fmt().with_env_filter(levels).with_writer(std::io::stderr).with_ansi(lines.color);
-    log.event_format(lines).try_init().map_err(|e| Fault::misuse(format!("the log was started before: {e}")))
+    let log = log.event_format(lines).with_filter_reloading();
+    let handle = log.reload_handle();
+    log.try_init().map_err(|e| Fault::misuse(format!("the log was started before: {e}")))?;
+    // Only the first log of a process gets here.
+    let _ = RELOAD.set(Box::new(move |levels| handle.reload(levels).map_err(|e| Fault::internal(e.to_string()))));
+    Ok(())
+}
+
+/// Puts other levels in force in the running log.
+type Reload = dyn Fn(EnvFilter) -> Result<()> + Send + Sync;
+
+static RELOAD: OnceLock<Box<Reload>> = OnceLock::new();
+
+/// Changes what is logged from now on, as `filter` (or `RUST_LOG`, which overrides it) says.
+///
+/// # Errors
+/// Misuse, where the filter cannot be read.
+pub fn set_log_level(filter: &str) -> Result<()> {
+    let levels = levels(filter)?;
+    RELOAD.get().map_or(Ok(()), |reload| reload(levels))
+}
+
+fn levels(filter: &str) -> Result<EnvFilter> {
+    let chosen = std::env::var("RUST_LOG").ok().filter(|v| !v.is_empty());
+    let chosen = chosen.as_deref().unwrap_or(filter);
+    EnvFilter::try_new(chosen)
+        .map_err(|e| Fault::misuse(format!("log filter {chosen:?}: {e}")).hint("error, warn, info, debug or trace"))
 }
 
 /// True where `JOURNAL_STREAM` names the very file that standard error is (it may have been redirected

@@ -326,9 +326,13 @@ fn the_resolved_config_reads_back_to_the_same_config_anywhere() {
 fn a_reload_takes_what_it_can_and_names_what_needs_a_restart() {
     let old = good(KAFKA);
     assert_eq!(reloadable_changes(&old, &old), Ok(Vec::new()));
-    let new = parse_with(KAFKA, &["learn.enabled=false", "checkpoint.keep=5", "checkpoint.interval_ms=500"], &[]);
+    let new = parse_with(
+        KAFKA,
+        &["learn.enabled=false", "checkpoint.keep=5", "log.level=debug", "checkpoint.interval_ms=500"],
+        &[],
+    );
     let changes = reloadable_changes(&old, &new.expect("good")).expect("all can be taken");
-    assert_eq!(changes, ["learn.enabled", "checkpoint.interval_ms", "checkpoint.keep"]);
+    assert_eq!(changes, ["learn.enabled", "checkpoint.interval_ms", "checkpoint.keep", "log.level"]);
     let new = parse_with(KAFKA, &["learn.enabled=false", "lanes=2", "admin.http=127.0.0.1:1"], &[]).expect("good");
     let refused: Vec<String> = reloadable_changes(&old, &new)
         .expect_err("two need a restart")

@@ -165,6 +165,41 @@ fn without_any_checkpoint_a_whole_journal_leads_back() {
 }
 
 #[test]
+fn checkpoints_may_be_kept_in_another_folder() {
+    let (oracle, scene) = {
+        let config = format!("{FILES}checkpoint.store = \"DIR/store\"\n");
+        let (oracle, scene) = (Scene::new(SPEC, FILES), Scene::new(SPEC, &config));
+        for scene in [&oracle, &scene] {
+            scene.write("a.json", events::json(60_000, 1));
+        }
+        (oracle, scene)
+    };
+    oracle.run_to_end(&[]);
+    let half = oracle.length("out.ndjson") / 2;
+    let stored = || {
+        let lineages = std::fs::read_dir(scene.path("store")).into_iter().flatten();
+        let files =
+            lineages.flat_map(|l| std::fs::read_dir(l.expect("entry").path().join("lane-0")).into_iter().flatten());
+        let mut files: Vec<_> = files.map(|f| f.expect("entry").path()).collect();
+        files.retain(|f| f.extension().is_some_and(|e| e == "safetensors") && !f.to_string_lossy().contains(".tmp-"));
+        files.sort();
+        files
+    };
+    let daemon = scene.spawn(&[]);
+    until("half of the output", || (scene.length("out.ndjson") > half && stored().len() >= 3).then_some(()));
+    daemon.kill();
+    assert!(scene.checkpoints(0).is_empty());
+    scene.run_to_end(&[]);
+    assert!(scene.checkpoints(0).is_empty());
+    let newest = std::fs::read(stored().pop().expect("a checkpoint")).expect("readable");
+    let (manifest, _) = millstream::artifact::decode(&newest).expect("a checkpoint");
+    assert_eq!(manifest["position"]["digest"], oracle.digest(0).0.as_str());
+    let text = |s: &Scene| String::from_utf8(s.read("out.ndjson")).expect("UTF-8").replace(&s.text(""), "/");
+    assert!(text(&oracle) == text(&scene));
+    assert_eq!(scene.call_with_config("replay", &["--json"]).json()["digest"], "equal");
+}
+
+#[test]
 fn a_journal_that_is_damaged_in_its_middle_is_corruption() {
     let (_, scene) = killed_half_way("");
     let dir = scene.path("state/lane-0/journal");

@@ -49,8 +49,7 @@ struct Past {
 }
 
 fn replay_lane(config: &Config, home: &Home, lane: u32, args: &ReplayArgs) -> Result<(Value, Option<Fault>)> {
-    let dir = home.lane_dir(lane);
-    let store = LocalStore::open(&dir)?;
+    let store = LocalStore::open(&home.checkpoint_dir(config.checkpoint.store.as_deref(), lane))?;
     let lineage = &home.lineage;
     let archive = Archive { store: &store, artifacts: &home.artifacts, base: &lineage.base, lineage: &lineage.lineage };
     let mut past = open(config, home, lane, args, &archive)?;

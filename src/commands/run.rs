@@ -99,10 +99,11 @@ fn reload(engine: &mut Engine, config: &mut Config, args: &RunArgs) {
             Ok(changes) => {
                 engine.retune(&new);
                 *config = new;
-                tracing::info!(
-                    "reloaded: {}",
-                    if changes.is_empty() { "no change".into() } else { changes.join(", ") }
-                );
+                let changes = if changes.is_empty() { "no change".into() } else { changes.join(", ") };
+                tracing::info!("reloaded: {changes}");
+                if let Err(fault) = service::set_log_level(&config.log.level) {
+                    tracing::error!("not reloaded: log.level: {fault}");
+                }
             }
             Err(faults) => faults.iter().for_each(|f| tracing::error!("not reloaded: {f}")),
         },

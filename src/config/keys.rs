@@ -321,7 +321,7 @@ pub const KEYS: &[Key] = &[
         Default::Computed("the machine's name"),
         "Name of this daemon in its consumer group; unique, and kept over restarts.",
     ),
-    key("log.level", Kind::OneOf(&["error", "warn", "info", "debug", "trace"]), Default::Value("\"info\""), "How much is logged."),
+    key("log.level", Kind::OneOf(&["error", "warn", "info", "debug", "trace"]), Default::Value("\"info\""), "How much is logged.").reloadable(),
 ];
 
 /// The key of that name.

@@ -90,6 +90,15 @@ impl Home {
     pub fn lane_dir(&self, lane: u32) -> PathBuf {
         self.dir.join(format!("lane-{lane}"))
     }
+
+    /// Where a lane's checkpoints are: in its own directory, or in `checkpoint.store`, apart from those
+    /// of other lineages.
+    pub fn checkpoint_dir(&self, store: Option<&str>, lane: u32) -> PathBuf {
+        match store {
+            Some(store) => Path::new(store).join(&self.lineage.lineage).join(format!("lane-{lane}")),
+            None => self.lane_dir(lane),
+        }
+    }
 }
 
 fn lock(dir: &Path) -> Result<File> {

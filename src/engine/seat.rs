@@ -91,7 +91,7 @@ impl Seat {
         let (config, lane) = (&self.config, self.lane);
         self.publisher.state(LaneState::Recovering);
         let dir = self.home.lane_dir(lane);
-        let store = LocalStore::open(&dir)?;
+        let store = LocalStore::open(&self.home.checkpoint_dir(config.checkpoint.store.as_deref(), lane))?;
         let mut ends = wire::open(config, lane, &self.home.lineage.lineage, &dir, socket)?;
         let (mut core, tail) = self.recover(&mut ends, &store)?;
         let positions: Vec<(String, Position)> =

@@ -300,6 +300,12 @@ pub const KEYS: &[Key] = &[
         Default::Value("30_000"),
         "Longest time for a swap to be loaded, verified and taken by every lane.",
     ),
+    key(
+        "limits.start_timeout_ms",
+        integer(100, DAY_MS, "milliseconds"),
+        Default::Value("60_000"),
+        "How long a daemon that starts tries to reach its brokers before it gives up (exit code 4). One that ran tries for as long as it lives.",
+    ),
     key("engine.batch_events_max", integer(1, 65_536, "events"), Default::Value("1_024"), "Capacity of a batch. Results do not depend on it."),
     key("engine.threads", integer(0, 1_024, "threads"), Default::Value("0"), "Worker threads; 0 is one a core. Results do not depend on it."),
     key(

@@ -316,6 +316,8 @@ pub struct LimitsConfig {
     pub artifact_bytes_max: u64,
     /// Longest time for a swap.
     pub swap_timeout_ms: u64,
+    /// How long a daemon that starts tries to reach its brokers.
+    pub start_timeout_ms: u64,
 }
 
 /// `[engine]`

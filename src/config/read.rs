@@ -57,6 +57,7 @@ impl<'a> Reader<'a> {
                 answer_bytes_max: self.integer("limits.answer_bytes_max"),
                 artifact_bytes_max: self.integer("limits.artifact_bytes_max"),
                 swap_timeout_ms: self.integer("limits.swap_timeout_ms"),
+                start_timeout_ms: self.integer("limits.start_timeout_ms"),
             },
             engine: EngineConfig {
                 batch_events_max: self.integer("engine.batch_events_max"),

@@ -58,6 +58,7 @@ impl Config {
             ("limits.answer_bytes_max", integer(limits.answer_bytes_max)),
             ("limits.artifact_bytes_max", integer(limits.artifact_bytes_max)),
             ("limits.swap_timeout_ms", integer(limits.swap_timeout_ms)),
+            ("limits.start_timeout_ms", integer(limits.start_timeout_ms)),
             ("engine.batch_events_max", integer(self.engine.batch_events_max)),
             ("engine.threads", integer(self.engine.threads)),
             ("engine.commit_events_max", integer(self.engine.commit_events_max)),

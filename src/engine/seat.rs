@@ -12,8 +12,8 @@ use super::worker::{Order, Worker};
 use crate::admin::status::{LaneState, VersionStatus};
 use crate::checkpoint::LocalStore;
 use crate::config::{Config, SinkKind, SourceKind};
-use crate::error::{Class, Result};
-use crate::journal::JournalRecord;
+use crate::error::{Class, Fault, Result};
+use crate::journal::{Journal, JournalRecord};
 use crate::metrics::{Health, LaneMetrics};
 use crate::pipeline::Pipeline;
 use crate::source::Position;
@@ -50,8 +50,6 @@ pub struct Seat {
 
 /// How long a lane whose brokers are away waits before it tries again, at most.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a lane that never ran tries, before it gives up.
-const START_TRIES: Duration = Duration::from_secs(60);
 
 impl Seat {
     /// Runs the lane to its end. A Kafka lane whose brokers fail is recovered and goes on.
@@ -62,16 +60,20 @@ impl Seat {
         let kafka = matches!(self.config.source.kind, SourceKind::Kafka { .. })
             || matches!(self.config.sink.kind, SinkKind::Kafka { .. });
         let (began, mut ran, mut wait) = (Instant::now(), false, Duration::from_millis(250));
+        let tries = Duration::from_millis(self.config.limits.start_timeout_ms);
         let outcome = loop {
             let outcome = self.live(socket.take(), &mut ran);
             match outcome {
                 Err(fault) if kafka && fault.class == Class::Environment && !self.stop.load(Relaxed) => {
                     self.publisher.fault(&fault);
-                    if !ran && began.elapsed() > START_TRIES {
+                    if !ran && began.elapsed() > tries {
                         break Err(fault);
                     }
                     self.publisher.state(LaneState::Recovering);
-                    std::thread::sleep(wait);
+                    if self.stops_within(wait) {
+                        // Nothing runs, and what was committed stands: there is nothing to drain.
+                        break Ok(());
+                    }
                     wait = (wait * 2).min(RETRY_WAIT_MAX);
                 }
                 other => break other,
@@ -85,6 +87,15 @@ impl Seat {
             self.stop.store(true, Relaxed);
         }
         outcome
+    }
+
+    /// Waits; true where the daemon is told to stop meanwhile.
+    fn stops_within(&self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        while Instant::now() < until && !self.stop.load(Relaxed) {
+            std::thread::sleep(wait.min(Duration::from_millis(50)));
+        }
+        self.stop.load(Relaxed)
     }
 
     fn live(&self, socket: Option<SocketSource>, ran: &mut bool) -> Result<()> {
@@ -159,11 +170,34 @@ impl Seat {
             |pipeline, at: Option<&_>| wire::core(config, self.lane, &lineage.lineage, &self.metrics, pipeline, at);
         let recovered =
             recover(ends.source.source(), ends.journal.as_mut(), &archive, &make, &mut |_, _| heartbeat.busy())?;
+        if recovered.tail.is_none() {
+            self.check_place(ends.journal.as_mut())?;
+        }
         self.tell_recovery(&recovered);
         let Recovered { mut core, tail, .. } = recovered;
         core.set_learn(config.learn.enabled);
         ends.sink.recover(tail.as_ref().map_or(&[], |t| &t.outputs))?;
         Ok((core, tail))
+    }
+
+    /// A lane that has no past here must not begin unnoticed where another lineage has one.
+    fn check_place(&self, journal: &mut dyn Journal) -> Result<()> {
+        let Some(other) = journal.stranger()? else { return Ok(()) };
+        let (lane, ours, theirs) = (self.lane, &self.home.lineage.lineage, &other.lineage);
+        if self.new_lineage {
+            tracing::warn!(
+                lane,
+                "lineage {ours} begins where {theirs} stopped at event {}: at the group's committed offsets, with the model that pipeline names",
+                other.seq
+            );
+            return Ok(());
+        }
+        Err(Fault::misuse(format!(
+            "the journal of lane {lane} holds the past of lineage {theirs} (up to event {}), and {} knows nothing of it: it is of lineage {ours}",
+            other.seq,
+            self.config.state_dir.display()
+        ))
+        .hint("restore state_dir from a copy, or start over with --new-lineage: it goes on at the group's committed offsets, with the model that pipeline names"))
     }
 
     fn tell_recovery(&self, recovered: &Recovered) {

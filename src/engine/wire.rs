@@ -25,6 +25,7 @@ use crate::source::socket::SocketSource;
 use crate::source::{Framing, ReadOptions, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// About how many bytes a source reads at once.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -245,6 +246,7 @@ fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaOptio
         dead_letters: None,
         exactly_once: config.delivery.guarantee == Guarantee::ExactlyOnce,
         lineage: lineage.to_string(),
+        first_answer: Duration::from_millis(config.limits.start_timeout_ms),
     };
     let SourceKind::Kafka { brokers, topics, group, start, properties } = &config.source.kind else { return None };
     if let SinkKind::Kafka { topic } = &config.sink.kind {

@@ -27,11 +27,23 @@ unsafe impl Sync for Handle {}
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        let client = Orphan(self.0);
+        super::close::within_bound("consumer", move || client.destroy());
+    }
+}
+
+/// A C client without an owner, on its way to its end.
+struct Orphan(*mut sys::rd_kafka_t);
+
+// As for `Handle`.
+unsafe impl Send for Orphan {}
+
+impl Orphan {
+    fn destroy(self) {
+        // It never joined its group and has nothing to commit: nothing is left to say to a broker.
+        let flags = sys::RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE as c_int;
         // SAFETY: made by rd_kafka_new, and nothing refers to it any more: queues hold an Arc of the handle.
-        unsafe {
-            sys::rd_kafka_consumer_close(self.0);
-            sys::rd_kafka_destroy(self.0);
-        }
+        unsafe { sys::rd_kafka_destroy_flags(self.0, flags) };
     }
 }
 

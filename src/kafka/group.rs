@@ -125,9 +125,12 @@ pub(crate) fn log_line(level: i32, message: &str) {
 
 /// This daemon's membership in a group.
 pub struct KafkaGroup {
-    consumer: Arc<BaseConsumer<GroupContext>>,
+    /// `None` only while this is dropped.
+    consumer: Option<Arc<BaseConsumer<GroupContext>>>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// How long a broker may take to answer.
+    patience: Duration,
 }
 
 /// Brokers, group and node name.
@@ -157,7 +160,7 @@ impl KafkaGroup {
         group.check_journal(options)?;
         let topic = options.journal_topic();
         group
-            .consumer
+            .consumer()
             .subscribe(&[&topic])
             .map_err(|e| Fault::environment(format!("the group \"{}\" could not be joined: {e}", options.group)))?;
         groups.retain(|_, group| group.strong_count() > 0);
@@ -191,7 +194,12 @@ impl KafkaGroup {
             .name("kafka-group".into())
             .spawn(move || attend(&polled, &state, &topics))
             .map_err(|e| Fault::io("the group's thread could not be started", &e))?;
-        Ok(KafkaGroup { consumer, shared, thread: Some(thread) })
+        let patience = options.first_answer.min(BROKER_TIMEOUT);
+        Ok(KafkaGroup { consumer: Some(consumer), shared, thread: Some(thread), patience })
+    }
+
+    fn consumer(&self) -> &BaseConsumer<GroupContext> {
+        self.consumer.as_deref().expect("taken only by drop")
     }
 
     fn check_journal(&self, options: &KafkaOptions) -> Result<()> {
@@ -213,7 +221,7 @@ impl KafkaGroup {
     /// # Errors
     /// Environment, where no broker answers.
     pub fn shape(&self, topic: &str) -> Result<Option<TopicShape>> {
-        shape(self.consumer.client(), topic)
+        shape(self.consumer().client(), topic, self.patience)
     }
 
     /// The shapes of the input topics.
@@ -269,32 +277,35 @@ impl KafkaGroup {
     /// # Errors
     /// Environment, where there is no membership.
     pub fn metadata(&self) -> Result<ConsumerGroupMetadata> {
-        self.consumer.group_metadata().ok_or_else(|| Fault::environment("this daemon is no member of its group"))
+        self.consumer().group_metadata().ok_or_else(|| Fault::environment("this daemon is no member of its group"))
     }
 
     /// The consumer: for commits outside a transaction.
     pub(crate) fn commit(&self, offsets: &TopicPartitionList) -> Result<(), KafkaError> {
-        self.consumer.commit(offsets, rdkafka::consumer::CommitMode::Sync)
+        self.consumer().commit(offsets, rdkafka::consumer::CommitMode::Sync)
     }
 }
 
 impl Drop for KafkaGroup {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::warn!(target: "millstream::kafka", "the group's thread panicked");
-        }
+        let (thread, consumer) = (self.thread.take(), self.consumer.take());
+        super::close::within_bound("group's consumer", move || {
+            // Closed by the last that holds it: this thread, or that one.
+            drop(consumer);
+            if thread.is_some_and(|thread| thread.join().is_err()) {
+                tracing::warn!(target: "millstream::kafka", "the group's thread panicked");
+            }
+        });
     }
 }
 
 /// The shape of a topic by a client that doesn't create what it asks for.
-fn shape<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<Option<TopicShape>> {
-    let deadline = Instant::now() + BROKER_TIMEOUT;
+fn shape<C: ClientContext>(client: &Client<C>, topic: &str, wait: Duration) -> Result<Option<TopicShape>> {
+    let deadline = Instant::now() + wait;
     loop {
         let metadata = client
-            .fetch_metadata(Some(topic), BROKER_TIMEOUT)
+            .fetch_metadata(Some(topic), wait)
             .map_err(|e| Fault::environment(format!("no broker answers for the topic \"{topic}\": {e}")))?;
         let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
         match found.error().map(RDKafkaErrorCode::from) {

@@ -6,12 +6,14 @@
 //! producer.rs  the producer, its transactions, and their error classes
 //! topics.rs    partitions, watermarks, and making of topics
 //! headers.rs   a message's headers as bytes
+//! close.rs     closing of clients, within a bound
 //! ```
 //!
 //! The journal topic is the unit of assignment: the group's protocol hands out its partitions, and the
 //! owner of partition `n` is lane `n`. The lane assigns itself the input partitions p with
 //! p mod lanes = n on a consumer of its own, which never rebalances.
 
+mod close;
 pub mod consumer;
 pub mod group;
 pub mod headers;
@@ -72,6 +74,8 @@ pub struct KafkaOptions {
     pub exactly_once: bool,
     /// Only journal records of this lineage are read; empty: of any.
     pub lineage: String,
+    /// How long the first broker may take to answer; at most [`BROKER_TIMEOUT`] is waited.
+    pub first_answer: Duration,
 }
 
 impl KafkaOptions {

@@ -274,17 +274,7 @@ impl LaneProducer {
         if let Some(client) = state.client.as_mut()
             && !state.fenced
         {
-            // An abort while the first message is under way can break the producer: let it land, if it does soon.
-            if client.drain(Duration::from_secs(5)).is_err() {
-                client.producer.purge(PurgeConfig::default().queue().inflight());
-                let _ = client.drain(CALL_TIMEOUT);
-            }
-            let done = retried(COMMIT_TIMEOUT, || {
-                client.producer.poll(Duration::ZERO);
-                client.producer.abort_transaction(CALL_TIMEOUT)
-            });
-            client.forget_failed();
-            if let Err(error) = done {
+            if let Err(error) = client.abort() {
                 note(client, &error, &mut state.fenced);
                 self.give_up(state, &error);
             }
@@ -298,7 +288,8 @@ impl LaneProducer {
 
     fn give_up(&self, state: &mut State, error: &dyn std::fmt::Display) {
         tracing::info!(target: "millstream::kafka", "lane {}: the producer is made anew: {error}", self.options.lane);
-        state.client = None;
+        let client = state.client.take();
+        super::close::within_bound("producer", move || drop(client));
         state.open = false;
     }
 }
@@ -315,8 +306,16 @@ fn note(client: &Client, error: &KafkaError, fenced: &mut bool) -> String {
 
 impl Drop for LaneProducer {
     fn drop(&mut self) {
-        // Otherwise readers of the outputs would wait for the broker to time the transaction out.
-        self.abort();
+        let mut state = self.lock();
+        let (open, fenced, client) = (std::mem::take(&mut state.open), state.fenced, state.client.take());
+        let Some(mut client) = client else { return };
+        super::close::within_bound("producer", move || {
+            // Otherwise readers of the outputs would wait for the broker to time the transaction out.
+            if open && !fenced {
+                let _ = client.abort();
+            }
+            drop(client);
+        });
     }
 }
 
@@ -400,6 +399,21 @@ impl Client {
         }
         self.topics.push((topic.to_string(), handle));
         Ok(handle)
+    }
+
+    /// Aborts the open transaction.
+    fn abort(&mut self) -> Result<(), KafkaError> {
+        // An abort while the first message is under way can break the producer: let it land, if it does soon.
+        if self.drain(Duration::from_secs(5)).is_err() {
+            self.producer.purge(PurgeConfig::default().queue().inflight());
+            let _ = self.drain(CALL_TIMEOUT);
+        }
+        let done = retried(COMMIT_TIMEOUT, || {
+            self.producer.poll(Duration::ZERO);
+            self.producer.abort_transaction(CALL_TIMEOUT)
+        });
+        self.forget_failed();
+        done
     }
 
     /// Waits until nothing is under way.

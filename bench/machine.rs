@@ -70,8 +70,14 @@ pub fn thread_cpu_ns() -> u64 {
     clock_ns(ClockId::ThreadCPUTime)
 }
 
-/// CPU time (user and system) of all threads that a process has now.
+/// CPU time (user and system) of all threads that a process and its children have now.
 pub fn process_cpu_ns(pid: u32) -> u64 {
+    let own = threads_cpu_ns(pid);
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    own + children.split_whitespace().filter_map(|c| c.parse().ok()).map(process_cpu_ns).sum::<u64>()
+}
+
+fn threads_cpu_ns(pid: u32) -> u64 {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
     let ran = |path: std::path::PathBuf| -> u64 {
         let text = fs::read_to_string(path.join("schedstat")).unwrap_or_default();

@@ -1,6 +1,8 @@
 //! Vowpal Wabbit beside Millstream, where its Python module is installed.
 
 use crate::machine::{self, Cores};
+use rustix::process::{Pid, Signal};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -62,7 +64,8 @@ impl Vw {
             "--daemon --foreground --num_children 1 --port {port} --loss_function logistic --link logistic --quiet"
         );
         cores.as_daemon();
-        let child = self.command(&options).spawn();
+        // It forks: a group of its own, so that its children end with it.
+        let child = self.command(&options).process_group(0).spawn();
         cores.anywhere();
         let daemon = VwDaemon(child.map_err(|e| format!("{}: {e}", self.python))?);
         let began = Instant::now();
@@ -89,7 +92,7 @@ impl VwDaemon {
 impl Drop for VwDaemon {
     fn drop(&mut self) {
         // It may have ended before.
-        let _ = self.0.kill();
+        let _ = rustix::process::kill_process_group(Pid::from_child(&self.0), Signal::KILL);
         let _ = self.0.wait();
     }
 }

@@ -1,6 +1,6 @@
 //! Where the demo stands: rates and accuracy over the last second, and what the daemon says of itself.
 
-use super::client::{IN_FLIGHT_EVENTS_MAX, Tally, Told};
+use super::client::{Tally, Told};
 use crate::admin::status::StatusReport;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::SeqCst;
@@ -38,8 +38,6 @@ pub(super) struct Frame<'a> {
     pub recent: [f64; 3],
     /// Events sent and not answered.
     pub lag: u64,
-    /// The most that the client allows.
-    pub lag_max: u64,
     /// The version that answers.
     pub version: &'a str,
     /// Its swap number.
@@ -127,7 +125,6 @@ impl Meter {
             whole: tally.since(&Tally::default()),
             recent: tally.since(&before),
             lag: sent.saturating_sub(answered),
-            lag_max: IN_FLIGHT_EVENTS_MAX,
             version: if self.version.is_empty() { "-" } else { &self.version },
             swap: self.swap,
             checkpoint_age: lane.map(|l| l.checkpoint_age_seconds),

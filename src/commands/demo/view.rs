@@ -168,7 +168,7 @@ fn latest(notes: &[String], width: usize, height: usize) -> &[String] {
 
 fn draw_rates(frame: &Frame<'_>, target: &mut ratatui::Frame<'_>, area: Rect) {
     let title = format!(
-        " {} events/s now, {} on average; {} events scored and learned ",
+        " {} events/s now, {} on average; {} events ",
         grouped(frame.rate_now),
         grouped(frame.rate_mean),
         grouped(frame.answered)
@@ -184,10 +184,11 @@ fn draw_latency(frame: &Frame<'_>, target: &mut ratatui::Frame<'_>, area: Rect) 
         let cells = ms.map(|ms| Cell::from(format!("{ms:.2}")));
         Row::new([Cell::from(name)].into_iter().chain(cells).collect::<Vec<_>>())
     };
-    let widths = [18, 9, 9, 9, 9].map(Constraint::Length);
-    let rows = [row("sent to answered", frame.latency_ms), row("inside the daemon", frame.inside_ms)];
-    let head = Row::new(["ms", "p50", "p99", "p99.9", "longest"]).style(Style::new().add_modifier(Modifier::BOLD));
-    let title = format!(" latency; lag {} of at most {} events ", grouped(frame.lag), grouped(frame.lag_max));
+    let widths =
+        [Constraint::Length(10), Constraint::Min(6), Constraint::Min(6), Constraint::Min(6), Constraint::Min(6)];
+    let rows = [row("round trip", frame.latency_ms), row("in daemon", frame.inside_ms)];
+    let head = Row::new(["ms", "p50", "p99", "p99.9", "max"]).style(Style::new().add_modifier(Modifier::BOLD));
+    let title = format!(" latency; lag {} events ", grouped(frame.lag));
     let table = Table::new(rows, widths).header(head).block(Block::bordered().title(title));
     target.render_widget(table, area);
 }
@@ -224,7 +225,6 @@ mod tests {
             whole: [0.93, 0.501, 0.502],
             recent: [0.94, 0.499, 0.503],
             lag: 8_192,
-            lag_max: 8_448,
             version: "3f9c2ab1",
             swap: 1,
             checkpoint_age: Some(0.5),

@@ -15,8 +15,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// How often the service manager gets a line about the lanes.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
-/// How often the lanes are looked at.
+/// How often the lanes are looked at, and how often until they are ready.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_FIRST: Duration = Duration::from_millis(2);
 
 /// Runs until the sources end, a signal comes or a lane fails.
 ///
@@ -52,7 +53,7 @@ async fn watch(mut engine: Engine, mut config: Config, args: &RunArgs) -> Result
             _ = terminate.recv() => drain(&engine, &mut draining)?,
             _ = interrupt.recv() => drain(&engine, &mut draining)?,
             _ = hangup.recv() => reload(&mut engine, &mut config, args),
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(if ready { LOOK_EVERY } else { LOOK_FIRST }) => {}
         }
         if !ready && engine.wait_ready(Duration::from_millis(1)) {
             ready = true;

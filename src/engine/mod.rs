@@ -40,8 +40,9 @@ use control::Control;
 use home::Home;
 use lane_status::LanePublisher;
 use seat::Seat;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use worker::{Order, Tuning};
@@ -62,6 +63,8 @@ pub struct Engine {
     requests: flume::Sender<Request>,
     stop: Arc<AtomicBool>,
     recovered: flume::Receiver<u32>,
+    /// The lanes that were recovered at least once.
+    ready: Mutex<BTreeSet<u32>>,
     checkpointer: Option<JoinHandle<()>>,
     tuning: Tuning,
     has_past: bool,
@@ -163,7 +166,17 @@ impl Engine {
         let control = Control { home: home.clone(), orders, stop: stop.clone(), timeout };
         spawn("control", move || control.run(&asked))?;
         let (tuning, has_past) = (tuning(&config), home.has_past);
-        Ok(Engine { lanes, health, requests, stop, recovered, checkpointer: Some(checkpointer), tuning, has_past })
+        Ok(Engine {
+            lanes,
+            health,
+            requests,
+            stop,
+            recovered,
+            ready: Mutex::default(),
+            checkpointer: Some(checkpointer),
+            tuning,
+            has_past,
+        })
     }
 
     /// True where the state directory held a lineage that goes on.
@@ -185,10 +198,12 @@ impl Engine {
     /// wait is over.
     pub fn wait_ready(&self, wait: Duration) -> bool {
         let deadline = Instant::now() + wait;
-        for _ in &self.lanes {
-            if self.recovered.recv_deadline(deadline).is_err() {
-                return false;
-            }
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        while ready.len() < self.lanes.len() {
+            match self.recovered.recv_deadline(deadline) {
+                Ok(lane) => ready.insert(lane),
+                Err(_) => return false,
+            };
         }
         self.health.set_ready();
         true

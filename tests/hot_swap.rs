@@ -169,6 +169,45 @@ fn trained() -> Vec<u8> {
     pipeline.to_artifact(json!({"from": "the scenario"}))
 }
 
+#[test]
+fn a_socket_lane_that_dies_right_after_a_swap_can_still_go_back() {
+    let (undisturbed, scene) = (Scene::new(SPEC, SOCKET), Scene::new(SPEC, SOCKET));
+    scene.write("faster.toml", faster());
+    let (before, between, after) = (events::json(300, 1), events::json(100, 2), events::json(200, 3));
+    let daemon = undisturbed.start(&[]);
+    let mut client = Client::connect(&daemon.address());
+    client.ask(&before);
+    let expected = scores(&client.ask(&after));
+    drop(client);
+    daemon.stop();
+
+    let (first, second) = (artifact::content_hash(SPEC.as_bytes()), artifact::content_hash(faster().as_bytes()));
+    // Dies with the candidate in force, and no checkpoint since.
+    let daemon = scene.start(&[]);
+    Client::connect(&daemon.address()).ask(&before);
+    scene.ctl(&["swap", &scene.text("faster.toml")]).good();
+    let kept = scene.path(&format!("state/lane-0/previous-{:020}.safetensors", 1));
+    until("the version before on the disk", || kept.exists().then_some(()));
+    daemon.kill();
+    let daemon = scene.start(&[]);
+    let lane = scene.ctl(&["versions", "--json"]).json()["lanes"][0].clone();
+    assert_eq!((&lane["current"]["version"], &lane["current"]["swap"]), (&json!(second[..8]), &json!(1)), "{lane}");
+    assert_eq!(lane["previous"]["version"], first[..8], "{lane}");
+    // Dies after the rollback, with the checkpoint of the candidate as the newest.
+    Client::connect(&daemon.address()).ask(&between);
+    scene.ctl(&["checkpoint"]).good();
+    scene.ctl(&["rollback"]).good();
+    daemon.kill();
+    let daemon = scene.start(&[]);
+    let mut client = Client::connect(&daemon.address());
+    let answers = client.ask(&after);
+    let scored = answers.iter().find(|a| a.get("score").is_some()).expect("a score");
+    assert_eq!((&scored["version"], &scored["swap"]), (&json!(first[..8]), &json!(2)));
+    assert_eq!(scores(&answers), expected, "with all that it had learned before it was swapped out");
+    drop(client);
+    daemon.stop();
+}
+
 /// The artifact with its manifest and tensors changed, and a checksum that is right again.
 fn changed(bytes: &[u8], change: impl FnOnce(&mut Value, &mut millstream::state::State)) -> Vec<u8> {
     let (mut manifest, mut state) = artifact::decode(bytes).expect("an artifact");

@@ -121,9 +121,14 @@ fn attempt(
         return Ok(Recovered { core, tail: Some(tail.clone()), replayed, lost_learned: 0, from });
     }
     // The events can't be read again; the version in force can still be the committed one.
-    if core.swap() != tail.swap && core.pipeline().hash() != tail.version {
-        let pipeline = archive.load(&tail.version)?;
-        core = make(pipeline, Some(tail))?;
+    if core.swap() != tail.swap {
+        if core.pipeline().hash() != tail.version {
+            // A version that was rolled back to had learned something before it was swapped out.
+            let kept = archive.previous(core.swap())?.filter(|p| p.hash() == tail.version);
+            let pipeline = kept.map_or_else(|| archive.load(&tail.version), Ok)?;
+            core = make(pipeline, Some(tail))?;
+        }
+        core.set_previous(archive.previous(tail.swap)?);
     }
     core.jump_to(tail)?;
     Ok(Recovered {

@@ -48,7 +48,7 @@ impl Scene {
         let own = if lines.contains("pipeline = ") { "" } else { "pipeline = \"DIR/pipeline.toml\"\n" };
         let state = if lines.contains("state_dir = ") { "" } else { "state_dir = \"DIR/state\"\n" };
         let text = format!("{own}{state}admin.socket = \"DIR/admin.sock\"\n{lines}\n");
-        self.write("millstream.toml", &text.replace("DIR", &self.dir.path().display().to_string()));
+        self.write("millstream.toml", text.replace("DIR", &self.dir.path().display().to_string()));
     }
 
     /// A path in the folder.

@@ -32,10 +32,11 @@ impl Sleeper {
     }
     fn wake(&self) {
         fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
-            if let Some(thread) = &*self.thread.lock().expect("no panic while holding it") {
-                thread.unpark();
-            }
+        if self.asleep.load(Ordering::Relaxed)
+            && self.asleep.swap(false, Ordering::Relaxed)
+            && let Some(thread) = &*self.thread.lock().expect("no panic while holding it")
+        {
+            thread.unpark();
         }
     }
 }

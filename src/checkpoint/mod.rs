@@ -95,6 +95,21 @@ impl LocalStore {
         Ok(kept.first().copied().unwrap_or(number))
     }
 
+    /// Removes the files `PREFIX…SUFFIX` whose number is below `before`.
+    ///
+    /// # Errors
+    /// Environment.
+    pub fn remove_before(&self, prefix: &str, before: u64) -> Result<()> {
+        for name in self.names()? {
+            let number: Option<u64> = name.strip_prefix(prefix).and_then(|n| n.strip_suffix(SUFFIX)?.parse().ok());
+            if number.is_some_and(|number| number < before) {
+                let path = self.path(&name);
+                std::fs::remove_file(&path).map_err(|e| Fault::io(path.display(), &e))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Record numbers of the checkpoints that are there, ascending.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! older checkpoints as they were; it is counted, shown in the status and logged, and scoring goes on.
 
 use super::lane_status::LanePublisher;
+use super::worker::PREVIOUS_PREFIX;
 use crate::artifact;
 use crate::checkpoint::LocalStore;
 use crate::error::Result;
@@ -11,8 +12,9 @@ use crate::metrics::LaneMetrics;
 use crate::pipeline::Manifest;
 use crate::state::State;
 use serde_json::json;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// A snapshot on its way to the disk.
@@ -21,6 +23,8 @@ pub struct CheckpointJob {
     pub number: u64,
     /// Number of the lane's next event.
     pub seq: u64,
+    /// The swap number in force.
+    pub swap: u64,
     /// Name, spec, position.
     pub manifest: Manifest,
     /// Everything learned.
@@ -45,6 +49,21 @@ pub struct CheckpointDesk {
     pub metrics: Arc<LaneMetrics>,
     /// The lane's published state.
     pub publisher: Arc<LanePublisher>,
+    /// The swap numbers that were in force at the checkpoints of this run, by record number.
+    pub swaps: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl CheckpointDesk {
+    /// Removes what a rollback would have brought back from before the oldest kept checkpoint.
+    fn forget_previous(&self, oldest: u64) -> Result<()> {
+        let mut swaps = self.swaps.lock().unwrap_or_else(PoisonError::into_inner);
+        *swaps = swaps.split_off(&oldest);
+        match swaps.get(&oldest) {
+            Some(swap) => self.store.remove_before(PREVIOUS_PREFIX, *swap),
+            // A checkpoint of an earlier run: what belongs to it stays.
+            None => Ok(()),
+        }
+    }
 }
 
 /// What the checkpointer is asked to do.
@@ -88,7 +107,8 @@ fn checkpoint(job: CheckpointJob) {
     let started = Instant::now();
     let desk = &job.desk;
     let bytes = artifact::encode(&json!(job.manifest), &job.state);
-    let outcome: Result<()> = desk.store.put_checkpoint(job.number, &bytes, job.keep).map(|oldest| {
+    desk.swaps.lock().unwrap_or_else(PoisonError::into_inner).insert(job.number, job.swap);
+    let outcome: Result<()> = desk.store.put_checkpoint(job.number, &bytes, job.keep).and_then(|oldest| {
         desk.metrics.checkpointed(started.elapsed().as_nanos() as u64);
         let path = desk.store.path(&crate::checkpoint::checkpoint_name(job.number));
         desk.publisher.checkpointed(job.seq, path.display().to_string());
@@ -96,6 +116,7 @@ fn checkpoint(job: CheckpointJob) {
             // The oldest checkpoint's own record is kept: replay begins behind it and checks against it.
             desk.trim_before.fetch_max(oldest, Relaxed);
         }
+        desk.forget_previous(oldest)
     });
     if let Err(fault) = &outcome {
         desk.metrics.checkpoint_failed();

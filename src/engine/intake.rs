@@ -17,6 +17,9 @@ const BLOCKS_MAX: usize = 4;
 /// How long a source waits before it looks up.
 const LOOK_UP: Duration = Duration::from_millis(20);
 
+/// Events known to wait, by input.
+type Lag = Vec<(String, Option<u64>)>;
+
 /// A block with the names of its inputs.
 pub struct Delivered {
     block: Block,
@@ -41,7 +44,7 @@ pub struct Threaded {
     thread: Option<JoinHandle<Result<()>>>,
     stop: Arc<AtomicBool>,
     paused: Arc<AtomicBool>,
-    lag: Arc<arc_swap::ArcSwap<Vec<(String, Option<u64>)>>>,
+    lag: Arc<arc_swap::ArcSwap<Lag>>,
 }
 
 /// Keeps `names` up to date with the inputs that a block speaks of, and stamps the block. Numbers are
@@ -161,7 +164,7 @@ impl Intake {
     }
 
     /// Events known to wait, by input.
-    pub fn lag(&mut self) -> Vec<(String, Option<u64>)> {
+    pub fn lag(&mut self) -> Lag {
         match self {
             Intake::Inline(source) => source.lag(),
             Intake::Answering(source) => source.lag(),

@@ -116,6 +116,7 @@ impl Seat {
             trim_before: trim_before.clone(),
             metrics: self.metrics.clone(),
             publisher: self.publisher.clone(),
+            swaps: Default::default(),
         });
         let mut far_end = FarEnd::new(
             sink,

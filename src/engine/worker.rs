@@ -225,6 +225,7 @@ impl Worker {
             CheckpointJob {
                 number: record.number,
                 seq: record.seq,
+                swap: record.swap,
                 manifest,
                 state,
                 keep,
@@ -322,7 +323,10 @@ struct WithCheckpoint {
     replies: Vec<Reply>,
 }
 
+/// How the file names of versions that a rollback brings back begin; the swap number follows.
+pub const PREVIOUS_PREFIX: &str = "previous-";
+
 /// File name of the version that a rollback from swap number `swap` brings back.
 pub fn previous_name(swap: u64) -> String {
-    format!("previous-{swap:020}.safetensors")
+    format!("{PREVIOUS_PREFIX}{swap:020}.safetensors")
 }

@@ -108,6 +108,7 @@ impl Seat {
         let positions: Vec<(String, Position)> =
             core.ledger.positions().iter().map(|(name, position)| (name.clone(), *position)).collect();
         ends.source.source().start(&positions)?;
+        let begins = ends.source.source().positions();
         let Ends { source, sink, journal } = ends;
         let trim_before = Arc::new(AtomicU64::new(0));
         let desk = Arc::new(CheckpointDesk {
@@ -129,7 +130,8 @@ impl Seat {
             trim_before,
         );
         if tail.is_none() {
-            // The lane's first record says with what it began, before the first event is taken.
+            // The lane's first record says with what it began, and where, before the first event is taken.
+            core.ledger.stand_at(&begins.into_iter().collect());
             far_end.commit(Commit { record: core.record(), checkpoint: None, replies: Vec::new() })?;
         }
         let outlet = match wire::sink_is_threaded(config) {

@@ -273,11 +273,10 @@ impl LaneProducer {
     fn abort_locked(&self, state: &mut State, reason: String) -> Broken {
         if let Some(client) = state.client.as_mut()
             && !state.fenced
+            && let Err(error) = client.abort()
         {
-            if let Err(error) = client.abort() {
-                note(client, &error, &mut state.fenced);
-                self.give_up(state, &error);
-            }
+            note(client, &error, &mut state.fenced);
+            self.give_up(state, &error);
         }
         state.open = false;
         match state.fenced {

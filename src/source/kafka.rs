@@ -245,6 +245,11 @@ impl Source for KafkaSource {
         replay.read(&self.inputs[number], number as u32, from.offset, end_offset, block, &self.options.read)
     }
 
+    fn positions(&self) -> Vec<(String, Position)> {
+        let stands = |input: &Input| (input.name.clone(), Position { offset: input.next, byte: 0 });
+        self.inputs.iter().map(stands).collect()
+    }
+
     fn input_name(&self, input: u32) -> &str {
         &self.inputs[input as usize].name
     }

@@ -85,6 +85,12 @@ pub trait Source: Send {
     /// source cannot be read again (a socket).
     fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled>;
 
+    /// Where its inputs begin, once it is started, for a source that doesn't begin them at 0 (Kafka: at the
+    /// group's offsets, or where the topic's retention has left off).
+    fn positions(&self) -> Vec<(String, Position)> {
+        Vec::new()
+    }
+
     /// The name of an input that a record carried.
     fn input_name(&self, input: u32) -> &str;
 

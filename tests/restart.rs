@@ -15,6 +15,9 @@ const FILES: &str = "source.kind = \"file\"\nsource.paths = [\"DIR/*.json\"]\nsi
                      sink.path = \"DIR/out.ndjson\"\nsink.dead_letters = \"DIR/dead.ndjson\"\n\
                      delivery.commit_interval_ms = 2\ncheckpoint.interval_ms = 10\nengine.batch_events_max = 128\n";
 
+/// Enough for a daemon to be met half way, with three checkpoints behind it.
+const EVENTS: u64 = 400_000;
+
 /// An endless generated stream as fast as it is taken, into a file.
 const LOAD: &str =
     "source.kind = \"rate\"\nsource.format = \"json\"\nsink.kind = \"file\"\nsink.path = \"DIR/out.ndjson\"\n";
@@ -63,7 +66,7 @@ fn killed_half_way(more: &str) -> (Scene, Scene) {
     let config = format!("{FILES}{more}");
     let (oracle, scene) = (Scene::new(SPEC, &config), Scene::new(SPEC, &config));
     for scene in [&oracle, &scene] {
-        scene.write("a.json", events::json(60_000, 1));
+        scene.write("a.json", events::json(EVENTS, 1));
     }
     oracle.run_to_end(&[]);
     let half = oracle.length("out.ndjson") / 2;
@@ -170,7 +173,7 @@ fn checkpoints_may_be_kept_in_another_folder() {
         let config = format!("{FILES}checkpoint.store = \"DIR/store\"\n");
         let (oracle, scene) = (Scene::new(SPEC, FILES), Scene::new(SPEC, &config));
         for scene in [&oracle, &scene] {
-            scene.write("a.json", events::json(60_000, 1));
+            scene.write("a.json", events::json(EVENTS, 1));
         }
         (oracle, scene)
     };

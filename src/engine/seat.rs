@@ -104,7 +104,11 @@ impl Seat {
         let dir = self.home.lane_dir(lane);
         let store = LocalStore::open(&self.home.checkpoint_dir(config.checkpoint.store.as_deref(), lane))?;
         let mut ends = wire::open(config, lane, &self.home.lineage.lineage, &dir, socket)?;
-        let (mut core, tail) = self.recover(&mut ends, &store)?;
+        let Some((mut core, tail)) = self.recover(&mut ends, &store)? else {
+            // Told to stop on the way: nothing was taken, and what was committed stands.
+            self.publisher.state(LaneState::Ended);
+            return Ok(());
+        };
         let positions: Vec<(String, Position)> =
             core.ledger.positions().iter().map(|(name, position)| (name.clone(), *position)).collect();
         ends.source.source().start(&positions)?;
@@ -161,16 +165,26 @@ impl Seat {
         .run()
     }
 
-    /// The lane as it was at its last commit, its outputs cut back to it.
-    fn recover(&self, ends: &mut Ends, store: &LocalStore) -> Result<(LaneCore, Option<JournalRecord>)> {
+    /// The lane as it was at its last commit, its outputs cut back to it. `None` where the daemon is told
+    /// to stop meanwhile.
+    fn recover(&self, ends: &mut Ends, store: &LocalStore) -> Result<Option<(LaneCore, Option<JournalRecord>)>> {
         let (config, lineage) = (&self.config, &self.home.lineage);
         let archive =
             Archive { store, artifacts: &self.home.artifacts, base: &lineage.base, lineage: &lineage.lineage };
         let heartbeat = self.health.lane(self.lane as usize);
         let make =
             |pipeline, at: Option<&_>| wire::core(config, self.lane, &lineage.lineage, &self.metrics, pipeline, at);
-        let recovered =
-            recover(ends.source.source(), ends.journal.as_mut(), &archive, &make, &mut |_, _| heartbeat.busy())?;
+        let mut stopped = false;
+        let mut progress = |_, _| {
+            heartbeat.busy();
+            stopped = self.stop.load(Relaxed);
+            !stopped
+        };
+        let recovered = recover(ends.source.source(), ends.journal.as_mut(), &archive, &make, &mut progress);
+        if stopped {
+            return Ok(None);
+        }
+        let recovered = recovered?;
         if recovered.tail.is_none() {
             self.check_place(ends.journal.as_mut())?;
         }
@@ -178,7 +192,7 @@ impl Seat {
         let Recovered { mut core, tail, .. } = recovered;
         core.set_learn(config.learn.enabled);
         ends.sink.recover(tail.as_ref().map_or(&[], |t| &t.outputs))?;
-        Ok((core, tail))
+        Ok(Some((core, tail)))
     }
 
     /// A lane that has no past here must not begin unnoticed where another lineage has one.

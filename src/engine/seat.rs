@@ -51,12 +51,24 @@ pub struct Seat {
 /// How long a lane whose brokers are away waits before it tries again, at most.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// A lane that panics ends the others as well: the daemon must not go on with half of its lanes.
+struct StopsAll(Arc<AtomicBool>);
+
+impl Drop for StopsAll {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Relaxed);
+        }
+    }
+}
+
 impl Seat {
     /// Runs the lane to its end. A Kafka lane whose brokers fail is recovered and goes on.
     ///
     /// # Errors
     /// Whatever stopped the lane.
     pub fn run(self, mut socket: Option<SocketSource>) -> Result<()> {
+        let _guard = StopsAll(self.stop.clone());
         let kafka = matches!(self.config.source.kind, SourceKind::Kafka { .. })
             || matches!(self.config.sink.kind, SinkKind::Kafka { .. });
         let (began, mut ran, mut wait) = (Instant::now(), false, Duration::from_millis(250));
@@ -232,4 +244,22 @@ impl Seat {
 
 fn version_of(pipeline: &Pipeline, swap: u64, origin: &str) -> VersionStatus {
     VersionStatus { version: pipeline.version().to_string(), swap, origin: origin.to_string(), since_seq: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_stops_all_lanes_and_an_end_does_not() {
+        let stop = Arc::new(AtomicBool::new(false));
+        drop(StopsAll(stop.clone()));
+        assert!(!stop.load(Relaxed));
+        let guard = StopsAll(stop.clone());
+        let lane = std::thread::spawn(move || {
+            let _guard = guard;
+            std::panic::resume_unwind(Box::new("a lane"));
+        });
+        assert!(lane.join().is_err() && stop.load(Relaxed));
+    }
 }

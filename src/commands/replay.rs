@@ -103,7 +103,9 @@ fn open(config: &Config, home: &Home, lane: u32, args: &ReplayArgs, archive: &Ar
     };
     let fields = pipeline.schema().fields.iter().map(|f| f.name.clone()).collect();
     let metrics = Arc::new(LaneMetrics::new(lane, fields, pipeline.version()));
-    let core = wire::core(config, lane, &home.lineage.lineage, &metrics, pipeline, at.as_ref())?;
+    let mut core = wire::core(config, lane, &home.lineage.lineage, &metrics, pipeline, at.as_ref())?;
+    // A rollback behind the checkpoint needs what was in force before it.
+    core.set_previous(at.as_ref().map_or(Ok(None), |record| archive.previous(record.swap))?);
     let wire::SourceEnd::Reads(source) = ends.source else {
         return Err(Fault::misuse("the source can't be read again"));
     };

@@ -6,10 +6,14 @@ use super::worker::{Order, Tuning};
 use crate::admin::command::{Command, Refusal, Request};
 use crate::error::{Class, Fault, Result};
 use crate::pipeline::Pipeline;
+use flume::RecvTimeoutError;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+/// How often control looks whether the lanes that owe an answer still run.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What control needs of the engine.
 pub struct Control {
@@ -81,22 +85,37 @@ impl Control {
         let orders: Result<Vec<Order>> = self.orders.iter().map(|_| order(done.clone())).collect();
         drop(done);
         for (lane, order) in self.orders.iter().zip(orders?) {
-            lane.send(order)
-                .map_err(|_| Fault::environment("the lane has ended").hint("look at `millstream ctl status`"))?;
+            lane.send(order).map_err(|_| has_ended())?;
         }
         let deadline = Instant::now() + self.timeout;
         let mut lanes: Vec<(u32, u64)> = Vec::new();
         while lanes.len() < self.orders.len() {
-            let (lane, outcome) = answers.recv_deadline(deadline).map_err(|_| {
-                Fault::environment(format!("a lane did not answer within {} ms", self.timeout.as_millis()))
-                    .hint("look at `millstream ctl status`: the order may still take effect")
-            })?;
-            lanes.push((lane, outcome?));
+            let look = deadline.min(Instant::now() + LOOK_EVERY);
+            // Looked at before the answers: what a lane answers, it answers before it ends.
+            let owes = |lane: usize| lanes.iter().all(|(answered, _)| *answered as usize != lane);
+            let ended = self.orders.iter().enumerate().any(|(lane, way)| way.is_disconnected() && owes(lane));
+            match answers.recv_deadline(look) {
+                Ok((lane, outcome)) => lanes.push((lane, outcome?)),
+                Err(RecvTimeoutError::Timeout) if ended => return Err(has_ended()),
+                Err(RecvTimeoutError::Timeout) if look < deadline => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(Fault::environment(format!(
+                        "a lane did not answer within {} ms",
+                        self.timeout.as_millis()
+                    ))
+                    .hint("look at `millstream ctl status`: the order may still take effect"));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(has_ended()),
+            }
         }
         lanes.sort_unstable();
         let lanes: Vec<Value> = lanes.iter().map(|(lane, seq)| json!({ "lane": lane, "seq": seq })).collect();
         Ok(json!({ "lanes": lanes }))
     }
+}
+
+fn has_ended() -> Fault {
+    Fault::environment("a lane has ended before it could obey").hint("look at `millstream ctl status`")
 }
 
 fn refusal(fault: &Fault) -> Refusal {
@@ -107,4 +126,31 @@ fn refusal(fault: &Fault) -> Refusal {
         Class::Internal => 500,
     };
     Refusal { status, error: fault.message.clone(), hint: fault.hint.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: &str = "name = \"t\"\n[schema]\nlabel = \"y\"\n[schema.fields]\nx = \"float\"\ny = \"bool\"\n\
+                        [model]\nkind = \"logistic-regression\"\n";
+
+    #[test]
+    fn an_order_that_a_lane_took_to_its_grave_is_answered_at_once() {
+        let dir = tempfile::tempdir().expect("dir");
+        let home = Arc::new(Home::open(dir.path(), 1, SPEC.as_bytes(), false).expect("home"));
+        let (way, orders) = flume::unbounded();
+        let timeout = Duration::from_secs(30);
+        let control = Control { home, orders: vec![way], stop: Arc::default(), timeout };
+        let lane = std::thread::spawn(move || {
+            while orders.is_empty() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let began = Instant::now();
+        let fault = control.obey(Command::Checkpoint).expect_err("the lane has ended");
+        assert!(fault.message.contains("has ended"), "{fault}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        lane.join().expect("lane");
+    }
 }

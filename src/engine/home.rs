@@ -129,6 +129,9 @@ fn set_aside(dir: &Path) -> Result<()> {
     if old.is_empty() {
         return Ok(());
     }
+    // The lineage first: after a crash on the way, the journals that are left belong to no lineage here,
+    // and the next start refuses them instead of beginning the old lineage anew.
+    old.sort_by_key(|name| name != "lineage.json");
     let aside = dir.join(format!("past-{}", unix_ms()));
     std::fs::create_dir(&aside).map_err(|e| Fault::io(aside.display(), &e))?;
     for name in old {

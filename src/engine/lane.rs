@@ -261,6 +261,7 @@ impl LaneCore {
         self.digest = parse_digest(record)?;
         self.swap = record.swap;
         self.scores = self.pipeline.scores(self.swap);
+        self.ledger.go_on_after(record);
         Ok(())
     }
 }

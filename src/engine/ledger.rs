@@ -125,6 +125,12 @@ impl Ledger {
         self.positions.clone_from(positions);
     }
 
+    /// Goes on behind a record whose events were not taken here.
+    pub fn go_on_after(&mut self, record: &JournalRecord) {
+        self.next_number = record.number + 1;
+        self.stand_at(&record.positions);
+    }
+
     /// Where every input stands, as of the last record.
     pub fn positions(&self) -> &BTreeMap<String, Position> {
         &self.positions

@@ -126,7 +126,12 @@ impl FarEnd {
         for reply in commit.replies {
             reply(outcome.clone());
         }
-        outcome?;
+        if let Err(fault) = &outcome {
+            for reply in commit.checkpoint.into_iter().flat_map(|job| job.replies) {
+                reply(Err(fault.clone()));
+            }
+            return outcome;
+        }
         self.metrics.committed(started.elapsed().as_nanos() as u64);
         self.publisher.committed(&commit.record);
         for encoded in std::mem::take(&mut self.waiting) {

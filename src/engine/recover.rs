@@ -42,13 +42,14 @@ pub struct Recovered {
     pub from: Option<u64>,
 }
 
-/// Called as the replay moves on: records done, records in all.
-pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;
+/// Called as the replay moves on: records done, records in all. False: the replay is given up.
+pub type Progress<'a> = dyn FnMut(u64, u64) -> bool + 'a;
 
 /// Brings a lane back to its last committed event.
 ///
 /// # Errors
-/// Corruption, where no checkpoint leads to the recorded digest; Environment, where the events are gone.
+/// Corruption, where no checkpoint leads to the recorded digest, or the journal is gone; Environment,
+/// where the events are gone, or `progress` gave up.
 pub fn recover(
     source: &mut dyn Source,
     journal: &mut dyn Journal,
@@ -56,9 +57,19 @@ pub fn recover(
     make: &MakeCore<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Recovered> {
-    let Some(tail) = journal.tail()? else {
-        let core = make(archive.load(archive.base)?, None)?;
-        return Ok(Recovered { core, tail: None, replayed: 0, lost_learned: 0, from: None });
+    let mut numbers: Vec<Option<u64>> = archive.store.checkpoints()?.into_iter().map(Some).collect();
+    let tail = match journal.tail()? {
+        Some(tail) => tail,
+        None if numbers.is_empty() => {
+            let core = make(archive.load(archive.base)?, None)?;
+            return Ok(Recovered { core, tail: None, replayed: 0, lost_learned: 0, from: None });
+        }
+        // From the beginning, every event would be published and learned a second time.
+        None if source.replayable() => {
+            return Err(Fault::corruption("checkpoints are there, but the journal that they belong to is empty")
+                .hint("restore the journal from a copy, or start over with --new-lineage"));
+        }
+        None => archive.beginning(),
     };
     if tail.lineage != archive.lineage {
         return Err(Fault::misuse(format!(
@@ -67,8 +78,8 @@ pub fn recover(
         ))
         .hint("point state_dir at the state that belongs to the journal, or start over with --new-lineage"));
     }
-    let mut numbers: Vec<Option<u64>> = archive.store.checkpoints()?.into_iter().map(Some).collect();
-    numbers.retain(|n| n.is_some_and(|n| n <= tail.number));
+    // Where nothing is replayed the journal isn't synced: after a power cut, checkpoints may be ahead of it.
+    numbers.retain(|n| !source.replayable() || n.is_some_and(|n| n <= tail.number));
     numbers.insert(0, None);
     let mut last = None;
     for number in numbers.into_iter().rev() {
@@ -97,15 +108,18 @@ fn attempt(
     make: &MakeCore<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Recovered> {
+    let mut ahead = None;
     let (mut core, from) = match number {
         Some(number) => {
             let (pipeline, record) = archive.checkpoint(number)?;
             let mut core = make(pipeline, Some(&record))?;
             core.set_previous(archive.previous(record.swap)?);
+            ahead = Some(record).filter(|r| r.number > tail.number);
             (core, Some(number))
         }
         None => (make(archive.load(archive.base)?, None)?, None),
     };
+    let tail = ahead.as_ref().unwrap_or(tail);
     let (seq, learned) = (core.seq(), core.learned());
     if source.replayable() {
         let records = journal.read(from.map_or(0, |n| n + 1))?;
@@ -114,7 +128,9 @@ fn attempt(
         }
         for (done, record) in records.iter().enumerate() {
             replay_record(&mut core, record, source, archive)?;
-            progress(done as u64 + 1, records.len() as u64);
+            if !progress(done as u64 + 1, records.len() as u64) {
+                return Err(Fault::environment("the recovery was given up"));
+            }
         }
         let replayed = core.seq() - seq;
         archive.keep_previous(&mut core)?;
@@ -251,6 +267,12 @@ impl Archive<'_> {
         Pipeline::from_bytes(&bytes)
     }
 
+    /// A record that stands before the first event.
+    fn beginning(&self) -> JournalRecord {
+        let (lineage, version) = (self.lineage.to_string(), self.base.to_string());
+        JournalRecord { lineage, version, digest: format!("{:016x}", 0), ..JournalRecord::default() }
+    }
+
     fn checkpoint(&self, number: u64) -> Result<(Pipeline, JournalRecord)> {
         let name = checkpoint_name(number);
         let bytes = self.store.get(&name)?.ok_or_else(|| Fault::corruption(format!("{name} is gone")))?;
@@ -266,7 +288,10 @@ impl Archive<'_> {
     }
 
     /// The version that a rollback from swap number `swap` brings back, if one was kept.
-    fn previous(&self, swap: u64) -> Result<Option<Pipeline>> {
+    ///
+    /// # Errors
+    /// Corruption or Misuse, where it is damaged; Environment, where it can't be read.
+    pub fn previous(&self, swap: u64) -> Result<Option<Pipeline>> {
         let name = previous_name(swap);
         let Some(bytes) = self.store.get(&name)? else { return Ok(None) };
         let (manifest, state) = artifact::decode(&bytes).map_err(|f| f.at(&name))?;
@@ -279,15 +304,17 @@ impl Archive<'_> {
         Ok(Some(pipeline))
     }
 
-    /// A swap that was replayed may not have reached the disk before the crash.
+    /// A swap that was replayed may not have reached the disk before the crash; and what is there may be
+    /// of a swap of the same number that was never committed.
     fn keep_previous(&self, core: &mut LaneCore) -> Result<()> {
         let name = previous_name(core.swap());
-        if let Some(previous) = core.previous()
-            && self.store.get(&name)?.is_none()
-        {
+        if let Some(previous) = core.previous() {
             let hash = serde_json::json!({ "hash": previous.hash() });
             let (manifest, state) = previous.snapshot("artifact", hash, serde_json::Value::Null);
-            self.store.put(&name, &artifact::encode(&serde_json::json!(manifest), &state))?;
+            let bytes = artifact::encode(&serde_json::json!(manifest), &state);
+            if self.store.get(&name)?.as_deref() != Some(&bytes[..]) {
+                self.store.put(&name, &bytes)?;
+            }
         }
         Ok(())
     }

@@ -51,12 +51,24 @@ pub struct Seat {
 /// How long a lane whose brokers are away waits before it tries again, at most.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// A lane that panics ends the others as well: the daemon must not go on with half of its lanes.
+struct StopsAll(Arc<AtomicBool>);
+
+impl Drop for StopsAll {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Relaxed);
+        }
+    }
+}
+
 impl Seat {
     /// Runs the lane to its end. A Kafka lane whose brokers fail is recovered and goes on.
     ///
     /// # Errors
     /// Whatever stopped the lane.
     pub fn run(self, mut socket: Option<SocketSource>) -> Result<()> {
+        let _guard = StopsAll(self.stop.clone());
         let kafka = matches!(self.config.source.kind, SourceKind::Kafka { .. })
             || matches!(self.config.sink.kind, SinkKind::Kafka { .. });
         let (began, mut ran, mut wait) = (Instant::now(), false, Duration::from_millis(250));
@@ -104,7 +116,11 @@ impl Seat {
         let dir = self.home.lane_dir(lane);
         let store = LocalStore::open(&self.home.checkpoint_dir(config.checkpoint.store.as_deref(), lane))?;
         let mut ends = wire::open(config, lane, &self.home.lineage.lineage, &dir, socket)?;
-        let (mut core, tail) = self.recover(&mut ends, &store)?;
+        let Some((mut core, tail)) = self.recover(&mut ends, &store)? else {
+            // Told to stop on the way: nothing was taken, and what was committed stands.
+            self.publisher.state(LaneState::Ended);
+            return Ok(());
+        };
         let positions: Vec<(String, Position)> =
             core.ledger.positions().iter().map(|(name, position)| (name.clone(), *position)).collect();
         ends.source.source().start(&positions)?;
@@ -163,16 +179,26 @@ impl Seat {
         .run()
     }
 
-    /// The lane as it was at its last commit, its outputs cut back to it.
-    fn recover(&self, ends: &mut Ends, store: &LocalStore) -> Result<(LaneCore, Option<JournalRecord>)> {
+    /// The lane as it was at its last commit, its outputs cut back to it. `None` where the daemon is told
+    /// to stop meanwhile.
+    fn recover(&self, ends: &mut Ends, store: &LocalStore) -> Result<Option<(LaneCore, Option<JournalRecord>)>> {
         let (config, lineage) = (&self.config, &self.home.lineage);
         let archive =
             Archive { store, artifacts: &self.home.artifacts, base: &lineage.base, lineage: &lineage.lineage };
         let heartbeat = self.health.lane(self.lane as usize);
         let make =
             |pipeline, at: Option<&_>| wire::core(config, self.lane, &lineage.lineage, &self.metrics, pipeline, at);
-        let recovered =
-            recover(ends.source.source(), ends.journal.as_mut(), &archive, &make, &mut |_, _| heartbeat.busy())?;
+        let mut stopped = false;
+        let mut progress = |_, _| {
+            heartbeat.busy();
+            stopped = self.stop.load(Relaxed);
+            !stopped
+        };
+        let recovered = recover(ends.source.source(), ends.journal.as_mut(), &archive, &make, &mut progress);
+        if stopped {
+            return Ok(None);
+        }
+        let recovered = recovered?;
         if recovered.tail.is_none() {
             self.check_place(ends.journal.as_mut())?;
         }
@@ -180,7 +206,7 @@ impl Seat {
         let Recovered { mut core, tail, .. } = recovered;
         core.set_learn(config.learn.enabled);
         ends.sink.recover(tail.as_ref().map_or(&[], |t| &t.outputs))?;
-        Ok((core, tail))
+        Ok(Some((core, tail)))
     }
 
     /// A lane that has no past here must not begin unnoticed where another lineage has one.
@@ -220,4 +246,22 @@ impl Seat {
 
 fn version_of(pipeline: &Pipeline, swap: u64, origin: &str) -> VersionStatus {
     VersionStatus { version: pipeline.version().to_string(), swap, origin: origin.to_string(), since_seq: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_stops_all_lanes_and_an_end_does_not() {
+        let stop = Arc::new(AtomicBool::new(false));
+        drop(StopsAll(stop.clone()));
+        assert!(!stop.load(Relaxed));
+        let guard = StopsAll(stop.clone());
+        let lane = std::thread::spawn(move || {
+            let _guard = guard;
+            std::panic::resume_unwind(Box::new("a lane"));
+        });
+        assert!(lane.join().is_err() && stop.load(Relaxed));
+    }
 }

@@ -90,7 +90,11 @@ impl OutputFile {
         (self.file, self.bytes, self.number, self.unsynced, self.poisoned) = (None, 0, 0, false, None);
         let committed = lengths.iter().find_map(|l| Some((number_of(&self.path, &l.output)?, l.bytes)));
         let Some((number, bytes)) = committed else {
-            self.bytes = length(&self.path)?.unwrap_or(0);
+            // Rotated files of a past that was set aside are not ours: only what comes behind them is.
+            while self.rotate_bytes.is_some() && length(&numbered(&self.path, self.number + 1))?.is_some() {
+                self.number += 1;
+            }
+            self.bytes = length(&numbered(&self.path, self.number))?.unwrap_or(0);
             return Ok(());
         };
         let current = numbered(&self.path, number);
@@ -108,7 +112,8 @@ impl OutputFile {
             cut.map_err(|e| Fault::io(current.display(), &e))?;
         }
         let mut beyond = number + 1;
-        while remove(&numbered(&self.path, beyond))? {
+        // Without rotation nothing beyond was written here: such files are someone's copies.
+        while self.rotate_bytes.is_some() && remove(&numbered(&self.path, beyond))? {
             beyond += 1;
         }
         (self.number, self.bytes) = (number, bytes);
@@ -299,6 +304,25 @@ mod tests {
         sink.write(&outbox("new\n"), &InputNames::new()).expect("write");
         assert_eq!(sink.flush().expect("flush")[0].bytes, 8);
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "old\nnew\n");
+    }
+
+    #[test]
+    fn files_that_were_there_before_the_first_commit_outlive_recovery() {
+        for rotate in [None, Some(1)] {
+            let dir = tempfile::tempdir().expect("dir");
+            let path = dir.path().join("p");
+            for (name, text) in [("p", "old\n"), ("p.1", "older\n"), ("p.2", "oldest\n")] {
+                std::fs::write(dir.path().join(name), text).expect("write");
+            }
+            let before = read(dir.path());
+            let mut sink = FileSink::new(&path, rotate);
+            sink.recover(&[]).expect("begin");
+            let committed = sink.flush().expect("flush");
+            sink.write(&outbox("lost\n"), &InputNames::new()).expect("write");
+            sink.flush().expect("flush");
+            FileSink::new(&path, rotate).recover(&committed).expect("recover");
+            assert_eq!(read(dir.path()), before, "{rotate:?}");
+        }
     }
 
     #[test]

@@ -41,7 +41,9 @@ datasets: build
 	target/release/millstream generate datasets --out datasets/generated
 
 ## make install       PREFIX, DESTDIR; uninstall takes back what install put there
-install: build
+# (under sudo: what is built already, so that root needs no toolchain and leaves no files of its own here)
+install:
+	@if [ -n "$$SUDO_USER" ] && [ -x target/release/millstream ]; then :; else $(MAKE) build; fi
 	scripts/install.sh install
 
 uninstall:

@@ -70,6 +70,9 @@ do_install() {
     for file in README.md CHANGELOG.md ARCHITECTURE.md LICENSE* docs/*.md; do
         [ ! -f "$file" ] || put 644 "$file" "$DOCDIR/$(basename "$file")"
     done
+    for file in docs/clients/python/*.py; do
+        [ ! -f "$file" ] || put 644 "$file" "$DOCDIR/clients/python/$(basename "$file")"
+    done
     for file in models/*; do
         [ ! -f "$file" ] || put 644 "$file" "$DATADIR/models/$(basename "$file")"
     done

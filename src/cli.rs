@@ -109,7 +109,7 @@ Examples:
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   millstream inspect phishing.safetensors
-  millstream inspect --json /var/lib/millstream/lane-0/*.safetensors | jq .position";
+  millstream inspect --json /var/lib/millstream/lane-0/checkpoint-00000000000000000042.safetensors";
 
 const CTL_EXAMPLES: &str = "\
 Examples:
@@ -222,7 +222,8 @@ pub struct InspectArgs {
 /// `ctl`
 #[derive(Debug, Clone, Args)]
 pub struct CtlArgs {
-    /// The daemon's admin socket; by default where a daemon of this user has it.
+    /// The daemon's admin socket; by default where a daemon of this user has it, else the system's
+    /// (/run/millstream/admin.sock).
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Print the daemon's answer as JSON.

@@ -148,21 +148,6 @@ fn no_daemon(socket: &Path, error: &std::io::Error) -> Fault {
     })
 }
 
-/// Where `ctl` looks without `--socket`: `$RUNTIME_DIRECTORY/admin.sock`, else the first that exists of
-/// `$XDG_RUNTIME_DIR/millstream/admin.sock` and `/run/millstream/admin.sock`, else the first of these
-/// that can be named.
-pub fn default_socket() -> PathBuf {
-    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if let Some(directory) = variable("RUNTIME_DIRECTORY") {
-        return directory.join("admin.sock");
-    }
-    let mut places: Vec<PathBuf> =
-        variable("XDG_RUNTIME_DIR").map(|d| d.join("millstream/admin.sock")).into_iter().collect();
-    places.push("/run/millstream/admin.sock".into());
-    let first = places[0].clone();
-    places.into_iter().find(|p| p.exists()).unwrap_or(first)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

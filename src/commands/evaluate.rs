@@ -24,7 +24,7 @@ pub struct Evaluation {
     /// Events learned.
     pub learned: u64,
     /// Events turned away.
-    pub rejected: u64,
+    pub rejected: events::TurnedAway,
     /// The metrics, and those of the baselines.
     pub quality: QualityReport,
 }
@@ -47,6 +47,7 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
         let mut pipeline = load(path)?;
         let mut evaluation = progressive(&mut pipeline, &args.inputs)?;
         evaluation.pipeline = path.display().to_string();
+        evaluation.rejected.tell();
         select(&mut evaluation.quality, &args.metrics)?;
         if let Some(out) = args.outs.get(i) {
             let from: Vec<String> = args.inputs.iter().map(|p| p.display().to_string()).collect();
@@ -112,7 +113,7 @@ fn json_text(done: &[Evaluation]) -> String {
         .map(|e| {
             json!({
                 "pipeline": e.pipeline, "version": e.version, "events": e.events, "learned": e.learned,
-                "rejected": e.rejected, "metrics": e.quality.metrics,
+                "rejected": e.rejected.rows, "metrics": e.quality.metrics,
             })
         })
         .collect();
@@ -123,7 +124,8 @@ fn json_text(done: &[Evaluation]) -> String {
 fn table(done: &[Evaluation]) -> String {
     let mut text = String::new();
     for e in done {
-        let rejected = if e.rejected > 0 { format!(", {} turned away", e.rejected) } else { String::new() };
+        let away = e.rejected.rows;
+        let rejected = if away > 0 { format!(", {away} turned away") } else { String::new() };
         let _ = writeln!(
             text,
             "{} (version {}): {} events, {} learned{rejected}",

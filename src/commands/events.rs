@@ -33,7 +33,37 @@ pub fn bar(total: u64, what: &str) -> ProgressBar {
     bar
 }
 
-/// Hands every batch of the files to `take`, in order. Rows that can't be decoded are counted and left
+/// The rows that were turned away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// How many.
+    pub rows: u64,
+    /// Where and why the first one was: `events.csv row 3: age: not a number`.
+    pub first: Option<String>,
+}
+
+impl TurnedAway {
+    fn note(&mut self, batch: &Batch, schema: &Schema, input: &Path) {
+        for (origin, status) in batch.origins.iter().zip(&batch.status) {
+            let RowStatus::Rejected(reject) = status else { continue };
+            self.rows += 1;
+            if self.first.is_none() {
+                let field = reject.field.and_then(|f| schema.fields.get(usize::from(f)));
+                let field = field.map_or(String::new(), |f| format!("{}: ", f.name));
+                self.first = Some(format!("{} row {}: {field}{}", input.display(), origin.offset, reject.reason));
+            }
+        }
+    }
+
+    /// Tells whoever asked why rows are missing from the result.
+    pub fn tell(&self) {
+        if let Some(first) = &self.first {
+            eprintln!("millstream: {} events were turned away; the first: {first}", self.rows);
+        }
+    }
+}
+
+/// Hands every batch of the files to `take`, in order. Rows that can't be decoded are noted and left
 /// out (their status says so).
 ///
 /// # Errors
@@ -43,9 +73,9 @@ pub fn read(
     inputs: &[PathBuf],
     what: &str,
     take: &mut dyn FnMut(&mut Batch) -> Result<()>,
-) -> Result<u64> {
+) -> Result<TurnedAway> {
     let total = inputs.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum();
-    let (bar, mut rejected) = (bar(total, what), 0);
+    let (bar, mut rejected) = (bar(total, what), TurnedAway::default());
     for input in inputs {
         let format = format_of(input);
         let framing = match format {
@@ -72,7 +102,7 @@ pub fn read(
             batch.clear();
             while decoder.fill(&block, &mut cursor, &mut batch, BATCH_EVENTS) {
                 take(&mut batch)?;
-                rejected += batch.status.iter().filter(|s| **s != RowStatus::Ok).count() as u64;
+                rejected.note(&batch, schema, input);
                 batch.clear();
             }
             bar.inc(block.bytes.len() as u64);
@@ -80,4 +110,28 @@ pub fn read(
     }
     bar.finish_and_clear();
     Ok(rejected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::Pipeline;
+
+    #[test]
+    fn rows_that_are_turned_away_are_counted_and_the_first_is_named() {
+        let spec = b"name = 'p'\n[schema]\nlabel = 'y'\n[schema.fields]\na = 'float'\ny = 'float'\n\
+                     [model]\nkind = 'linear-regression'\n";
+        let pipeline = Pipeline::from_bytes(spec).expect("pipeline");
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("events.csv");
+        std::fs::write(&path, "a,y\n1,2\nx,3\n2,4\ny,5\n").expect("file");
+        let mut rows = 0;
+        let away = read(pipeline.schema(), std::slice::from_ref(&path), "reading", &mut |batch| {
+            rows += batch.len();
+            Ok(())
+        });
+        let away = away.expect("read");
+        assert_eq!((rows, away.rows), (4, 2));
+        assert_eq!(away.first, Some(format!("{} row 1: a: not a number", path.display())));
+    }
 }

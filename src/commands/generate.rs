@@ -32,7 +32,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
 /// Rows made at once.
 const CHUNK_ROWS: u64 = 10_000;
 
-/// Writes a CSV file and a pipeline spec for each generated stream, as it is and with drift.
+/// Writes two CSV files for each generated stream: as it is, and with drift.
 fn datasets(folder: &Path, rows: u64) -> Result<()> {
     let io = |error| Fault::io(folder.display(), &error);
     std::fs::create_dir_all(folder).map_err(io)?;

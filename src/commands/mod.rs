@@ -18,6 +18,7 @@ use crate::cli::{Cli, Command, ConfigArgs, CtlArgs};
 use crate::config::{Config, Environment};
 use crate::error::{Fault, Result};
 use std::io::Write;
+use std::path::PathBuf;
 
 /// Carries out a command line.
 ///
@@ -81,16 +82,39 @@ pub fn ctl(args: &CtlArgs) -> Result<()> {
     };
     let socket = match &args.socket {
         Some(socket) => socket.clone(),
-        None => default_socket(),
+        None => find_socket(&Environment::of_process().admin_socket_candidates())?,
     };
     crate::admin::ctl(&socket, action, args.json)
 }
 
-/// Where a daemon of this user has its admin socket: as the config's default, else the system service's.
-fn default_socket() -> std::path::PathBuf {
-    let user = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| std::path::Path::new(&dir).join("millstream/admin.sock"));
-    match user {
-        Some(path) if path.exists() => path,
-        _ => "/run/millstream/admin.sock".into(),
+/// The first of the admin sockets that is there. One that this user may not see counts: asking it says why.
+///
+/// # Errors
+/// Environment, naming where it was looked for.
+fn find_socket(candidates: &[PathBuf]) -> Result<PathBuf> {
+    let found = candidates.iter().find(|path| path.try_exists().unwrap_or(true));
+    found.cloned().ok_or_else(|| {
+        let places: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
+        Fault::environment(format!("no daemon: there is no admin socket at {}", places.join(" or ")))
+            .hint("is it running? --socket names the admin.socket of its config")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Class;
+
+    #[test]
+    fn ctl_finds_the_first_socket_that_is_there_or_says_where_it_looked() {
+        let dir = tempfile::tempdir().expect("directory");
+        let places = [dir.path().join("user.sock"), dir.path().join("system.sock")];
+        let fault = find_socket(&places).expect_err("no socket");
+        assert_eq!(fault.class, Class::Environment);
+        assert!(places.iter().all(|p| fault.message.contains(&p.display().to_string())), "{fault}");
+        std::fs::write(&places[1], "").expect("file");
+        assert_eq!(find_socket(&places).expect("the second"), places[1]);
+        std::fs::write(&places[0], "").expect("file");
+        assert_eq!(find_socket(&places).expect("the first"), places[0]);
     }
 }

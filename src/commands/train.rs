@@ -19,6 +19,7 @@ use std::path::PathBuf;
 pub fn train(args: &TrainArgs) -> Result<()> {
     let mut pipeline = super::evaluate::load(&args.pipeline)?;
     let report = fit(&mut pipeline, &args.inputs)?;
+    report.left_out.tell();
     let from: Vec<String> = args.inputs.iter().map(|p| p.display().to_string()).collect();
     let bytes = pipeline.to_artifact(json!({ "command": "train", "inputs": from, "rows": report.rows }));
     // What is written must be what a daemon would take.
@@ -29,18 +30,18 @@ pub fn train(args: &TrainArgs) -> Result<()> {
         args.out.display(),
         &crate::artifact::content_hash(&bytes)[..8],
         report.rows,
-        report.left_out,
+        report.left_out.rows,
         bytes.len()
     ))
 }
 
 /// What training saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trained {
     /// Rows that the model was fitted on.
     pub rows: usize,
-    /// Rows without a label, or turned away.
-    pub left_out: u64,
+    /// Rows that were turned away.
+    pub left_out: events::TurnedAway,
 }
 
 /// Fits the pipeline on the files' events.

@@ -259,7 +259,7 @@ pub const KEYS: &[Key] = &[
         "checkpoint.store",
         Kind::Text,
         Default::Computed("`state_dir`"),
-        "Another folder for the checkpoints, for instance one that several machines share.",
+        "Another folder for the checkpoints, for instance a mounted one; a path, not a URL.",
     ),
     key(
         "checkpoint.keep_journal",
@@ -307,7 +307,7 @@ pub const KEYS: &[Key] = &[
         "How long a daemon that starts tries to reach its brokers before it gives up (exit code 4). One that ran tries for as long as it lives.",
     ),
     key("engine.batch_events_max", integer(1, 65_536, "events"), Default::Value("1_024"), "Capacity of a batch. Results do not depend on it."),
-    key("engine.threads", integer(0, 1_024, "threads"), Default::Value("0"), "Worker threads; 0 is one a core. Results do not depend on it."),
+    key("engine.threads", integer(0, 1_024, "threads"), Default::Value("0"), "With 1, a lane reads, works and writes on one thread; with more (0: as many as there are cores), files and generators are read, and outputs written, on threads of their own. Results do not depend on it."),
     key(
         "engine.commit_events_max",
         integer(1, 1_000_000_000, "events"),

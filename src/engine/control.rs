@@ -5,6 +5,7 @@ use super::home::Home;
 use super::worker::{Order, Tuning};
 use crate::admin::command::{Command, Refusal, Request};
 use crate::error::{Class, Fault, Result};
+use crate::metrics::Health;
 use crate::pipeline::Pipeline;
 use flume::RecvTimeoutError;
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ pub struct Control {
     pub orders: Vec<flume::Sender<Order>>,
     /// Set to stop all intakes.
     pub stop: Arc<AtomicBool>,
+    /// Told of a drain.
+    pub health: Arc<Health>,
     /// How long lanes may take to obey.
     pub timeout: Duration,
 }
@@ -49,6 +52,7 @@ impl Control {
             Command::Pause => self.all(|done| Ok(Order::Pause(true, done))),
             Command::Resume => self.all(|done| Ok(Order::Pause(false, done))),
             Command::Drain => {
+                self.health.set_draining();
                 self.stop.store(true, Relaxed);
                 Ok(json!({ "draining": true }))
             }
@@ -141,7 +145,8 @@ mod tests {
         let home = Arc::new(Home::open(dir.path(), 1, SPEC.as_bytes(), false).expect("home"));
         let (way, orders) = flume::unbounded();
         let timeout = Duration::from_secs(30);
-        let control = Control { home, orders: vec![way], stop: Arc::default(), timeout };
+        let health = Arc::new(Health::new(1));
+        let control = Control { home, orders: vec![way], stop: Arc::default(), health, timeout };
         let lane = std::thread::spawn(move || {
             while orders.is_empty() {
                 std::thread::sleep(Duration::from_millis(1));
@@ -152,5 +157,25 @@ mod tests {
         assert!(fault.message.contains("has ended"), "{fault}");
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         lane.join().expect("lane");
+    }
+
+    #[test]
+    fn a_drain_stops_the_intake_and_ends_readiness() {
+        let dir = tempfile::tempdir().expect("directory");
+        let home = Home::open(dir.path(), 1, b"a pipeline", false).expect("home");
+        let health = Arc::new(Health::new(1));
+        health.set_ready();
+        let control = Control {
+            home: Arc::new(home),
+            orders: Vec::new(),
+            stop: Arc::default(),
+            health: health.clone(),
+            timeout: Duration::from_secs(1),
+        };
+        assert!(health.ready());
+        let answer = control.obey(Command::Drain).expect("drains");
+        assert_eq!(answer, json!({ "draining": true }));
+        assert!(control.stop.load(Relaxed));
+        assert!(health.draining() && !health.ready(), "readyz must answer 503 from here on");
     }
 }

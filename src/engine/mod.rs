@@ -163,7 +163,7 @@ impl Engine {
         let (requests, asked) = flume::unbounded();
         let timeout = Duration::from_millis(config.limits.swap_timeout_ms);
         let orders = lanes.iter().map(|l| l.orders.clone()).collect();
-        let control = Control { home: home.clone(), orders, stop: stop.clone(), timeout };
+        let control = Control { home: home.clone(), orders, stop: stop.clone(), health: health.clone(), timeout };
         spawn("control", move || control.run(&asked))?;
         let (tuning, has_past) = (tuning(&config), home.has_past);
         Ok(Engine {

@@ -43,8 +43,9 @@ use home::Home;
 use lane_status::LanePublisher;
 use outlet::{Commit, FarEnd, Outlet};
 use recover::{Archive, Recovered, recover};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use worker::{Order, Tuning, Worker};
@@ -65,6 +66,8 @@ pub struct Engine {
     requests: flume::Sender<Request>,
     stop: Arc<AtomicBool>,
     recovered: flume::Receiver<u32>,
+    /// The lanes that were recovered at least once, as far as [`Engine::wait_ready`] has heard.
+    heard: Mutex<BTreeSet<u32>>,
     checkpointer: Option<JoinHandle<()>>,
     tuning: Tuning,
     has_past: bool,
@@ -165,7 +168,17 @@ impl Engine {
         let control = Control { home: home.clone(), orders, stop: stop.clone(), timeout };
         spawn("control", move || control.run(&asked))?;
         let (tuning, has_past) = (tuning(&config), home.has_past);
-        Ok(Engine { lanes, health, requests, stop, recovered, checkpointer: Some(checkpointer), tuning, has_past })
+        Ok(Engine {
+            lanes,
+            health,
+            requests,
+            stop,
+            recovered,
+            heard: Mutex::default(),
+            checkpointer: Some(checkpointer),
+            tuning,
+            has_past,
+        })
     }
 
     /// True where the state directory held a lineage that goes on.
@@ -187,10 +200,13 @@ impl Engine {
     /// wait is over.
     pub fn wait_ready(&self, wait: Duration) -> bool {
         let deadline = Instant::now() + wait;
-        for _ in &self.lanes {
-            if self.recovered.recv_deadline(deadline).is_err() {
-                return false;
-            }
+        // Kept from call to call: the lanes rarely recover within one wait.
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        while heard.len() < self.lanes.len() {
+            match self.recovered.recv_deadline(deadline) {
+                Ok(lane) => heard.insert(lane),
+                Err(_) => return false,
+            };
         }
         self.health.set_ready();
         true

@@ -381,7 +381,7 @@ fn a_lost_state_directory_stops_the_daemon_until_a_new_lineage_is_asked_for() {
     daemon.stop();
     let first = stream.output("out").len();
     // Lost again, and begun anew: at the group's offsets, so that nothing is answered twice.
-    std::fs::remove_dir_all(scene.path("state")).expect("removed");
+    std::fs::rename(scene.path("state"), scene.path("stale")).expect("moved");
     let mut daemon = scene.start(&["--new-lineage"]);
     let said = until("what it says", || Some(daemon.said()).filter(|said| said.contains("begins where")));
     assert!(said.contains(&old.lineage), "{said}");
@@ -405,6 +405,12 @@ fn a_lost_state_directory_stops_the_daemon_until_a_new_lineage_is_asked_for() {
     stream.committed(&mut daemon, 600);
     daemon.stop();
     replay_is_equal(&scene);
+    // Whoever comes back with the old past must not answer again what the new lineage has answered.
+    std::fs::rename(scene.path("state"), scene.path("now")).expect("moved");
+    std::fs::rename(scene.path("stale"), scene.path("state")).expect("moved");
+    let (code, said) = scene.spawn(&[]).wait();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("holds the past of lineage"), "{said}");
 }
 
 #[test]

@@ -199,9 +199,7 @@ impl Seat {
             return Ok(None);
         }
         let recovered = recovered?;
-        if recovered.tail.is_none() {
-            self.check_place(ends.journal.as_mut())?;
-        }
+        self.check_place(ends.journal.as_mut(), recovered.tail.is_none())?;
         self.tell_recovery(&recovered);
         let Recovered { mut core, tail, .. } = recovered;
         core.set_learn(config.learn.enabled);
@@ -209,11 +207,12 @@ impl Seat {
         Ok(Some((core, tail)))
     }
 
-    /// A lane that has no past here must not begin unnoticed where another lineage has one.
-    fn check_place(&self, journal: &mut dyn Journal) -> Result<()> {
+    /// A lane that has no past here must not begin unnoticed where another lineage has one, and one that
+    /// has must not go on where another lineage has taken over.
+    fn check_place(&self, journal: &mut dyn Journal, begins: bool) -> Result<()> {
         let Some(other) = journal.stranger()? else { return Ok(()) };
         let (lane, ours, theirs) = (self.lane, &self.home.lineage.lineage, &other.lineage);
-        if self.new_lineage {
+        if self.new_lineage && begins {
             tracing::warn!(
                 lane,
                 "lineage {ours} begins where {theirs} stopped at event {}: at the group's committed offsets, with the model that pipeline names",

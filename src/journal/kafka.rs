@@ -77,7 +77,7 @@ impl KafkaJournal {
         self.queue.discard();
         self.consumer.assign(&list)?;
         let deadline = Instant::now() + 2 * BROKER_TIMEOUT;
-        let mut seen: Option<u64> = None;
+        let mut seen: Option<(String, u64)> = None;
         loop {
             let Some(message) = self.queue.peek(Duration::from_millis(100)) else {
                 if Instant::now() > deadline {
@@ -101,8 +101,10 @@ impl KafkaJournal {
                             .hint("the record is not one of a Millstream journal")
                     })?;
                     let ours = self.options.lineage.is_empty() || record.lineage == self.options.lineage;
-                    if ours && seen.is_none_or(|seen| record.number > seen) {
-                        seen = Some(record.number);
+                    // Each lineage counts for itself.
+                    let late = seen.as_ref().is_some_and(|(l, n)| *l == record.lineage && record.number <= *n);
+                    if ours && !late {
+                        seen = Some((record.lineage.clone(), record.number));
                         if see(offset, record).is_break() {
                             return Ok(());
                         }

@@ -137,3 +137,15 @@ fn sigterm_ends_a_recovery() {
     assert!(committed(&daemon).expect("a number") >= reached);
     daemon.stop();
 }
+
+#[test]
+fn a_file_beside_standard_input_is_not_read_twice() {
+    let config = "source.kind = \"file\"\nsource.paths = [\"DIR/a.json\", \"-\"]\nsink.kind = \"file\"\nsink.path = \"DIR/out.ndjson\"\n";
+    let scene = Scene::new(SPEC, config);
+    scene.write("a.json", events::json(300, 1));
+    scene.run_to_end(&[]);
+    let out = scene.read("out.ndjson");
+    assert!(!out.is_empty());
+    scene.run_to_end(&[]);
+    assert!(scene.read("out.ndjson") == out, "{} bytes, then {}", out.len(), scene.length("out.ndjson"));
+}

@@ -12,8 +12,10 @@ pub struct Ledger {
     lane: u32,
     lineage: String,
     next_number: u64,
-    /// False for sources that can't be read again: positions and runs would grow without use.
+    /// False for sources that can't be read again: runs would grow without use.
     replayable: bool,
+    /// False for connections, which never come back: positions would grow without use.
+    resumable: bool,
     positions: BTreeMap<String, Position>,
     /// By the input's number; `None` where nothing was taken from it since it got its number.
     current: Vec<Option<Position>>,
@@ -22,13 +24,15 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger of a lane that goes on after `tail` (or begins).
-    pub fn new(lane: u32, lineage: &str, tail: Option<&JournalRecord>, replayable: bool) -> Ledger {
+    /// The ledger of a lane that goes on after `tail` (or begins). `resumable`: inputs are read on after
+    /// a restart, also where the past can't be read again (files beside standard input).
+    pub fn new(lane: u32, lineage: &str, tail: Option<&JournalRecord>, replayable: bool, resumable: bool) -> Ledger {
         Ledger {
             lane,
             lineage: lineage.to_string(),
             next_number: tail.map_or(0, |t| t.number + 1),
             replayable,
+            resumable: resumable || replayable,
             positions: tail.map(|t| t.positions.clone()).unwrap_or_default(),
             ..Ledger::default()
         }
@@ -36,7 +40,7 @@ impl Ledger {
 
     /// Notes the rows of a batch, in their order.
     pub fn took(&mut self, batch: &Batch) {
-        if !self.replayable {
+        if !self.resumable {
             return;
         }
         for origin in &batch.origins {
@@ -50,7 +54,7 @@ impl Ledger {
 
     /// Notes that a block was taken whole: its inputs stand behind it.
     pub fn finished(&mut self, block: &Block) {
-        if !self.replayable {
+        if !self.resumable {
             return;
         }
         for record in &block.records {
@@ -90,6 +94,9 @@ impl Ledger {
             if let Some(position) = position.take() {
                 self.positions.insert(names[input].to_string(), position);
             }
+        }
+        if !self.replayable {
+            self.runs.clear();
         }
         let mut inputs: Vec<String> = Vec::new();
         let mut place: BTreeMap<u32, u32> = BTreeMap::new();

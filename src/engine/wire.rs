@@ -116,7 +116,8 @@ pub fn core(
         answer_rejects: answers,
         newline: !matches!(config.sink.kind, SinkKind::Kafka { .. }),
     };
-    let ledger = Ledger::new(lane, lineage, at, config.source.kind.replayable());
+    let resumable = !matches!(config.source.kind, SourceKind::Socket { .. });
+    let ledger = Ledger::new(lane, lineage, at, config.source.kind.replayable(), resumable);
     let parts = LaneParts {
         lane,
         decoder: decoder(config, &pipeline)?,

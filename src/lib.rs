@@ -30,3 +30,4 @@ pub mod sink;
 pub mod source;
 pub mod state;
 pub mod train;
+pub mod wide;

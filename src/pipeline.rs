@@ -329,8 +329,7 @@ impl Pipeline {
             self.fill.transform(&mut self.row);
         }
         for step in &mut self.steps {
-            step.learn(&self.row, &batch.text, weight);
-            step.transform(&mut self.row, &batch.text);
+            step.learn_transform(&mut self.row, &batch.text, weight);
         }
         match self.model.learn(features(&self.row), target.unwrap_or(f64::NAN), weight) {
             Learned::Applied => {

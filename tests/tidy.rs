@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// What every room may import.
-const VOCABULARY: &[&str] = &["batch", "schema", "state", "error", "disk"];
+const VOCABULARY: &[&str] = &["batch", "schema", "state", "error", "disk", "wide"];
 
 /// Who may import whom, beyond the vocabulary: ARCHITECTURE.md's picture as data. The vocabulary itself
 /// may import `error` only.
@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("state", &[]),
     ("error", &[]),
     ("disk", &[]),
+    ("wide", &[]),
     ("queue", &[]),
     ("config", &[]),
     ("cli", &[]),

@@ -9,7 +9,7 @@ use super::Features;
 const LANES: usize = 8;
 
 /// The sum of eight lanes, as a tree: ((0+4)+(2+6)) + ((1+5)+(3+7)).
-#[inline]
+#[inline(always)]
 fn tree(lanes: [f64; LANES]) -> f64 {
     let [a, b, c, d, e, f, g, h] = lanes;
     ((a + e) + (c + g)) + ((b + f) + (d + h))
@@ -23,7 +23,7 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// start + Σ a·b; the elements that are added at the end are added to `start` first.
-#[inline]
+#[inline(always)]
 fn dot_from(start: f64, a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0; LANES];
     let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
@@ -67,7 +67,7 @@ pub fn sparse_dot(weights: &[f64], indices: &[u32], values: &[f64]) -> f64 {
 }
 
 /// start + Σ weights·features: `weights` holds the dense ones first, then the hashed table.
-#[inline]
+#[inline(always)]
 pub fn margin(start: f64, weights: &[f64], x: Features<'_>) -> f64 {
     let (dense, slots) = weights.split_at(x.dense.len());
     let sum = dot_from(start, dense, x.dense);
@@ -85,7 +85,7 @@ const EXPONENT: u64 = 0x7ff0_0000_0000_0000;
 const CARRY: u64 = 0x0010_0000_0000_0000;
 
 /// The top bit is set where `v` is NaN or infinite. Or together as many as you like; see [`finite`].
-#[inline]
+#[inline(always)]
 pub fn poison(v: f64) -> u64 {
     (v.to_bits() & EXPONENT).wrapping_add(CARRY)
 }

@@ -197,38 +197,8 @@ impl Linear {
         Ok(())
     }
 
-    /// The cumulative penalty, on the features of the row alone. Returns the poison of what was written.
-    fn penalise(&mut self, x: Features<'_>) -> u64 {
-        let rate = self.optimizer.rate(self.iterations + 1).unwrap_or(0.0);
-        self.max_cum_l1 += self.l1 * rate;
-        let (max, dense, mut bits) = (self.max_cum_l1, x.dense.len(), poison(self.max_cum_l1));
-        for i in (0..dense).chain(x.indices.iter().map(|&index| dense + index as usize)) {
-            let (w, taken) = (self.table.w[i], self.table.l1[i]);
-            let fresh = if w > 0.0 {
-                (w - (max + taken)).max(0.0)
-            } else if w < 0.0 {
-                (w + (max - taken)).min(0.0)
-            } else {
-                w
-            };
-            self.table.w[i] = fresh;
-            self.table.l1[i] = taken + (fresh - w);
-            bits |= poison(fresh) | poison(self.table.l1[i]);
-        }
-        bits
-    }
-}
-
-impl Model for Linear {
-    fn task(&self) -> Task {
-        self.task
-    }
-
-    fn score(&self, x: Features<'_>, _: &mut Scratch, out: &mut [f64]) {
-        out[0] = self.loss.mean(margin(self.intercept, &self.table.w, x));
-    }
-
-    fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
+    #[inline(always)]
+    fn learn_inlined(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
         let weight = if self.task == Task::Binary { weight * self.class_weight[class_of(target)] } else { weight };
         if weight == 0.0 {
             return Learned::Applied;
@@ -255,6 +225,53 @@ impl Model for Linear {
         Learned::Applied
     }
 
+    /// The cumulative penalty, on the features of the row alone. Returns the poison of what was written.
+    fn penalise(&mut self, x: Features<'_>) -> u64 {
+        let rate = self.optimizer.rate(self.iterations + 1).unwrap_or(0.0);
+        self.max_cum_l1 += self.l1 * rate;
+        let (max, dense, mut bits) = (self.max_cum_l1, x.dense.len(), poison(self.max_cum_l1));
+        for i in (0..dense).chain(x.indices.iter().map(|&index| dense + index as usize)) {
+            let (w, taken) = (self.table.w[i], self.table.l1[i]);
+            let fresh = if w > 0.0 {
+                (w - (max + taken)).max(0.0)
+            } else if w < 0.0 {
+                (w + (max - taken)).min(0.0)
+            } else {
+                w
+            };
+            self.table.w[i] = fresh;
+            self.table.l1[i] = taken + (fresh - w);
+            bits |= poison(fresh) | poison(self.table.l1[i]);
+        }
+        bits
+    }
+}
+
+crate::wide! {
+    fn margin_of(start: f64, weights: &[f64], x: Features<'_>) -> f64 {
+        margin(start, weights, x)
+    }
+}
+
+crate::wide! {
+    fn learn_row(model: &mut Linear, x: Features<'_>, target: f64, weight: f64) -> Learned {
+        model.learn_inlined(x, target, weight)
+    }
+}
+
+impl Model for Linear {
+    fn task(&self) -> Task {
+        self.task
+    }
+
+    fn score(&self, x: Features<'_>, _: &mut Scratch, out: &mut [f64]) {
+        out[0] = self.loss.mean(margin_of(self.intercept, &self.table.w, x));
+    }
+
+    fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
+        learn_row(self, x, target, weight)
+    }
+
     fn save(&self, state: &mut State, prefix: &str) {
         self.table.save(state, prefix, self.optimizer.names());
         state.put_f64(format!("{prefix}intercept"), &[self.intercept]);
@@ -272,5 +289,54 @@ impl Model for Linear {
             self.max_cum_l1 = read_one_finite(state, &format!("{prefix}max_cum_l1"))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::build;
+    use crate::wide::narrowly;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn number() -> impl Strategy<Value = f64> {
+        prop_oneof![20 => -2.0..2.0f64, 2 => Just(0.0), 1 => Just(-0.0), 1 => -1e300..1e300f64]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn wide_and_narrow_models_agree_to_the_bit(
+            rows in (1usize..24).prop_flat_map(|n| proptest::collection::vec(
+                (proptest::collection::vec(number(), n), proptest::collection::vec(0u32..8, 0..14), any::<bool>()), 1..20)),
+            slots in any::<bool>(),
+        ) {
+            let names = (0..rows[0].0.len()).map(|i| format!("f{i}")).collect();
+            let shape = Shape { dense: names, slots: if slots { 8 } else { 0 }, label: Some(LabelKind::Bool) };
+            for optimizer in ["sgd", "adagrad", "adam", "ftrl"] {
+                for (l1, l2) in [(0.0, 0.0), (0.0, 0.1), (0.1, 0.0)] {
+                    if l1 > 0.0 && optimizer == "ftrl" {
+                        continue;
+                    }
+                    let spec = json!({ "kind": "logistic-regression", "optimizer": optimizer, "l1": l1, "l2": l2 });
+                    let run = || {
+                        let mut model = build(spec.as_object().expect("object"), &shape).expect("model");
+                        let mut scores = vec![0.0; rows.len()];
+                        for ((dense, indices, label), score) in rows.iter().zip(&mut scores) {
+                            let indices = if slots { &indices[..] } else { &[] };
+                            let x = Features { dense, indices, values: &[0.7; 14][..indices.len()] };
+                            model.score(x, &mut Scratch::default(), std::slice::from_mut(score));
+                            model.learn(x, f64::from(u8::from(*label)), 1.0);
+                        }
+                        let mut state = State::new();
+                        model.save(&mut state, "m.");
+                        // Printed, -0.0 is not 0.0.
+                        format!("{scores:?} {state:?}")
+                    };
+                    prop_assert_eq!(run(), narrowly(run), "{}", optimizer);
+                }
+            }
+        }
     }
 }

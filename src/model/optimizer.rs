@@ -173,6 +173,7 @@ impl Optimizer {
 
     /// One step, the `t`-th from 0: each feature's gradient is x·slope + l2·w. Returns the poison of
     /// what was written ([`super::kernels::poison`]).
+    #[inline(always)]
     pub fn step(&self, table: &mut Table, t: u64, x: Features<'_>, slope: f64, l2: f64) -> u64 {
         match *self {
             Optimizer::Sgd { rate } => {

@@ -93,16 +93,27 @@ impl Table {
     }
 
     /// w ← f(x, w) for each of a row's features; returns the [`poison`] of what was written.
-    #[inline]
+    #[inline(always)]
     pub fn each1(&mut self, x: Features<'_>, f: impl Fn(f64, f64) -> f64) -> u64 {
         let mut bits = 0;
         if self.swaps {
-            for ((x, w), next) in x.dense.iter().zip(&self.w).zip(&mut self.spare[0]) {
+            // Four at a time, as the next sum over these weights loads them: a load waits where it spans several
+            // stores.
+            let ((x, x_tail), (w, w_tail)) = (x.dense.as_chunks::<4>(), self.w.as_chunks::<4>());
+            let (next, next_tail) = self.spare[0].as_chunks_mut::<4>();
+            let mut poisons = [0; 4];
+            for ((x, w), next) in x.iter().zip(w).zip(next) {
+                for i in 0..4 {
+                    next[i] = f(x[i], w[i]);
+                    poisons[i] |= poison(next[i]);
+                }
+            }
+            for ((x, w), next) in x_tail.iter().zip(w_tail).zip(next_tail) {
                 *next = f(*x, *w);
                 bits |= poison(*next);
             }
             self.swap(1);
-            return bits;
+            return poisons.iter().fold(bits, |bits, more| bits | more);
         }
         let (w, w_slots) = self.w.split_at_mut(x.dense.len());
         for (x, w) in x.dense.iter().zip(w) {
@@ -118,7 +129,7 @@ impl Table {
     }
 
     /// (w, a) ← f(x, w, a), as [`Table::each1`].
-    #[inline]
+    #[inline(always)]
     pub fn each2(&mut self, x: Features<'_>, f: impl Fn(f64, f64, f64) -> (f64, f64)) -> u64 {
         let mut bits = 0;
         if self.swaps {
@@ -146,7 +157,7 @@ impl Table {
     }
 
     /// (w, a, b) ← f(x, w, a, b), as [`Table::each1`].
-    #[inline]
+    #[inline(always)]
     pub fn each3(&mut self, x: Features<'_>, f: impl Fn(f64, f64, f64, f64) -> (f64, f64, f64)) -> u64 {
         let mut bits = 0;
         if self.swaps {

@@ -7,6 +7,7 @@ use crate::preprocess::Row;
 use crate::schema::{Missing, Role, Schema, Slot};
 use crate::state::State;
 use serde_json::Value;
+use std::hint::select_unpredictable;
 
 /// What stands in for a missing number, by the fields' policies, before the first step.
 ///
@@ -80,14 +81,8 @@ impl Fill {
     }
 
     pub fn learn(&mut self, row: &Row) {
-        if !self.imputes {
-            return;
-        }
-        for ((x, sum), count) in row.dense.iter().zip(&mut self.sums).zip(&mut self.counts) {
-            let next = *sum + *x;
-            let counts = next.is_finite();
-            *sum = if counts { next } else { *sum };
-            *count += if counts { 1.0 } else { 0.0 };
+        if self.imputes {
+            add_up(&row.dense, &mut self.sums, &mut self.counts);
         }
     }
 
@@ -102,9 +97,32 @@ impl Fill {
     }
 }
 
-/// True where a number is missing.
-pub fn has_nan(numbers: &[f64]) -> bool {
-    numbers.iter().fold(false, |any, x| any | x.is_nan())
+crate::wide! {
+    /// Adds each number to its sum, unless the sum would overflow (or the number is missing).
+    fn add_up(numbers: &[f64], sums: &mut [f64], counts: &mut [f64]) {
+        let add = |x: f64, sum: &mut f64, count: &mut f64| {
+            // Adding -0.0 changes nothing, and all is always stored: a store that is skipped now and then is
+            // done number by number, and the next row, which loads several at once, would wait for it.
+            let counts = (*sum + x).is_finite();
+            *sum += select_unpredictable(counts, x, -0.0);
+            *count += select_unpredictable(counts, 1.0, 0.0);
+        };
+        let ((x, x_tail), (sum, sum_tail)) = (numbers.as_chunks::<4>(), sums.as_chunks_mut::<4>());
+        let (count, count_tail) = counts.as_chunks_mut::<4>();
+        for ((x, sum), count) in x.iter().zip(sum).zip(count) {
+            (0..4).for_each(|i| add(x[i], &mut sum[i], &mut count[i]));
+        }
+        for ((x, sum), count) in x_tail.iter().zip(sum_tail).zip(count_tail) {
+            add(*x, sum, count);
+        }
+    }
+}
+
+crate::wide! {
+    /// True where a number is missing.
+    pub fn has_nan(numbers: &[f64]) -> bool {
+        numbers.iter().fold(false, |any, x| any | x.is_nan())
+    }
 }
 
 fn has_impute_step(spec: &PipelineSpec, field: &str) -> bool {

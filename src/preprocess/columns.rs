@@ -55,8 +55,15 @@ impl Columns {
     /// What all scalers do: `(x - shift) / divisor`, finite for finite `x`. A divisor of infinity makes
     /// every number 0; NaN stays NaN.
     pub fn shift_divide(&self, row: &mut Row, shift: &[f64], divisor: &[f64]) {
-        // The last addition turns -0.0 into 0.0, which an infinite divisor would leave for x < shift.
-        self.map(&mut row.dense, shift, divisor, |x, shift, divisor| tame(tame(x - shift) / divisor) + 0.0);
+        match &self.slice {
+            Some(slice) => shift_divide_all(&mut row.dense[slice.clone()], shift, divisor),
+            None => self.map(&mut row.dense, shift, divisor, shift_divide),
+        }
+    }
+
+    /// The columns as one slice, where they are neighbours.
+    pub fn neighbours<'a>(&self, dense: &'a mut [f64]) -> Option<&'a mut [f64]> {
+        self.slice.clone().map(|slice| &mut dense[slice])
     }
 
     /// Calls `f` with each column's number in the row and the column's own three statistics.
@@ -74,6 +81,30 @@ impl Columns {
                     f(dense[*i], a, b, c);
                 }
             }
+        }
+    }
+}
+
+/// `(x - shift) / divisor`, as [`Columns::shift_divide`] has it.
+#[inline(always)]
+pub(super) fn shift_divide(x: f64, shift: f64, divisor: f64) -> f64 {
+    // The last addition turns -0.0 into 0.0, which an infinite divisor would leave for x < shift.
+    tame(tame(x - shift) / divisor) + 0.0
+}
+
+crate::wide! {
+    fn shift_divide_all(dense: &mut [f64], shift: &[f64], divisor: &[f64]) {
+        // Four at a time, as the loops of the models have it: these load what is stored here at once, and
+        // a load waits where it spans several stores.
+        let ((x, x_tail), (shift, shift_tail)) = (dense.as_chunks_mut::<4>(), shift.as_chunks::<4>());
+        let (divisor, divisor_tail) = divisor.as_chunks::<4>();
+        for ((x, shift), divisor) in x.iter_mut().zip(shift).zip(divisor) {
+            for i in 0..4 {
+                x[i] = shift_divide(x[i], shift[i], divisor[i]);
+            }
+        }
+        for ((x, shift), divisor) in x_tail.iter_mut().zip(shift_tail).zip(divisor_tail) {
+            *x = shift_divide(*x, *shift, *divisor);
         }
     }
 }

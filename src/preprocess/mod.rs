@@ -171,6 +171,12 @@ pub trait Step: Send {
         let _ = (row, text, weight);
     }
 
+    /// `learn`, then `transform`; for steps that do both at once for less.
+    fn learn_transform(&mut self, row: &mut Row, text: &[u8], weight: f64) {
+        self.learn(row, text, weight);
+        self.transform(row, text);
+    }
+
     /// Stores everything that a later transform depends on under `prefix` (`{prefix}mean`, …).
     fn save(&self, state: &mut State, prefix: &str) {
         let _ = (state, prefix);

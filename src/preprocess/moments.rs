@@ -4,6 +4,7 @@
 use super::columns::{Columns, put_counts, read_counts, read_finite};
 use crate::error::{Fault, Result};
 use crate::state::State;
+use std::hint::select_unpredictable;
 
 /// Largest absolute value that is learned: the square of no difference of two such values overflows, so
 /// the moments stay finite. One value beyond it, were it learned first, would lock all others out.
@@ -28,16 +29,22 @@ impl Moments {
 
     /// Takes a row's numbers in. Missing ones, and those beyond [`LEARNED_ABS_MAX`], are skipped.
     pub fn learn(&mut self, columns: &Columns, dense: &[f64]) {
+        let share = self.share();
         let Moments { count, mean, variance } = self;
-        let first = count.first().copied().unwrap_or(0.0);
-        // Without gaps all counts are equal, and one division serves all columns: the same bits, sooner.
-        if count.iter().all(|n| *n == first) {
-            let share = 1.0 / (first + 1.0);
+        if let Some(share) = share {
             columns.update(dense, [count, mean, variance], |x, n, mean, var| update(x, share, n, mean, var));
         } else {
             let own = |x: f64, n: &mut f64, mean: &mut f64, var: &mut f64| update(x, 1.0 / (*n + 1.0), n, mean, var);
             columns.update(dense, [count, mean, variance], own);
         }
+    }
+
+    /// What the next value weighs, where that is one number for all columns: without gaps all counts are
+    /// equal, and one division serves them all. The same bits, sooner.
+    pub fn share(&self) -> Option<f64> {
+        let first = self.count.first().copied().unwrap_or(0.0);
+        let equal = self.count.iter().fold(true, |equal, n| equal & (*n == first));
+        equal.then(|| 1.0 / (first + 1.0))
     }
 
     /// Stores `{prefix}count`, `{prefix}mean` and `{prefix}variance`.
@@ -74,15 +81,15 @@ impl Moments {
 /// One value, which weighs `share` = 1 / (count + 1). All is computed first and then kept or not, without a branch, so that the loop over
 /// columns can run several at once.
 #[inline(always)]
-fn update(x: f64, share: f64, count: &mut f64, mean: &mut f64, variance: &mut f64) {
+pub(super) fn update(x: f64, share: f64, count: &mut f64, mean: &mut f64, variance: &mut f64) {
     let from_old = x - *mean;
     let new_mean = *mean + from_old * share;
     // (n − 1) / n of a variance and a square, so never negative but for rounding.
     let new_variance = (*variance + (from_old * (x - new_mean) - *variance) * share).max(0.0);
     let fits = x.abs() <= LEARNED_ABS_MAX;
-    *count = if fits { *count + 1.0 } else { *count };
-    *mean = if fits { new_mean } else { *mean };
-    *variance = if fits { new_variance } else { *variance };
+    *count = select_unpredictable(fits, *count + 1.0, *count);
+    *mean = select_unpredictable(fits, new_mean, *mean);
+    *variance = select_unpredictable(fits, new_variance, *variance);
 }
 
 #[cfg(test)]

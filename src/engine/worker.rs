@@ -127,7 +127,10 @@ impl Worker {
                     heartbeat.busy();
                     self.take(&block, &names)?;
                 }
-                Polled::Idle => heartbeat.idle(),
+                Polled::Idle => {
+                    heartbeat.idle();
+                    self.outlet.check()?;
+                }
                 Polled::End => break,
             }
             self.keep_up(&mut clocks)?;

@@ -3,7 +3,7 @@
 //!
 //! Both are the same Rust, element by element and in the same order; no fused multiply-add is ever
 //! enabled. Addition, multiplication, division and the square root are exact to the last bit by IEEE 754
-//! at any width, so the results are equal to the bit. Tests hold that with [`narrowly`].
+//! at any width, so the results are equal to the bit. Tests hold that with `narrowly`.
 
 #[cfg(target_arch = "x86_64")]
 use std::sync::LazyLock;

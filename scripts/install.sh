@@ -50,6 +50,9 @@ on_this_machine() { [ -z "$DESTDIR" ] && [ "$(id -u)" = 0 ] && [ -d /run/systemd
 
 do_install() {
     [ -x "$BUILD/millstream" ] || { say "$BUILD/millstream is not there: build it first (make)"; exit 2; }
+    case "$("$BUILD/millstream" --version 2>/dev/null)" in
+        *faults*) say "$BUILD/millstream is a build for tests: build the daemon first (make)"; exit 2 ;;
+    esac
     list=$(mktemp) text=$(mktemp) pages=$(mktemp -d)
     trap 'rm -rf "$list" "$text" "$pages"' EXIT
     put 755 "$BUILD/millstream" "$BINDIR/millstream"

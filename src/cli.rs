@@ -5,13 +5,19 @@ use std::path::PathBuf;
 
 /// Turns an event stream into predictions, learns from it as it goes, and never loses its place.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "millstream", version, max_term_width = 100, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "millstream", version = VERSION, max_term_width = 100, after_help = EXAMPLES, arg_required_else_help = true)]
 #[command(disable_help_subcommand = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// What `--version` says: a build that tests can break must not be taken for a release.
+const VERSION: &str = match crate::faults::COMPILED_IN {
+    false => env!("CARGO_PKG_VERSION"),
+    true => concat!(env!("CARGO_PKG_VERSION"), " with planted faults: for tests only"),
+};
 
 const EXAMPLES: &str = "\
 Examples:

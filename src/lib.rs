@@ -17,6 +17,7 @@ pub mod disk;
 pub mod encode;
 pub mod engine;
 pub mod error;
+pub mod faults;
 pub mod journal;
 pub mod kafka;
 pub mod metrics;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// What every room may import.
-const VOCABULARY: &[&str] = &["batch", "schema", "state", "error", "disk", "wide"];
+const VOCABULARY: &[&str] = &["batch", "schema", "state", "error", "disk", "wide", "faults"];
 
 /// Who may import whom, beyond the vocabulary: ARCHITECTURE.md's picture as data. The vocabulary itself
 /// may import `error` only.
@@ -15,6 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("disk", &[]),
     ("wide", &[]),
+    ("faults", &[]),
     ("queue", &[]),
     ("config", &[]),
     ("cli", &[]),

@@ -6,6 +6,7 @@
 
 use crate::disk::sync_dir;
 use crate::error::{Fault, Result};
+use crate::faults;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -51,13 +52,22 @@ impl LocalStore {
         let temporary = self.dir.join(format!(".tmp-{name}"));
         let target = self.dir.join(name);
         let written = File::create(&temporary)
-            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-            .and_then(|()| std::fs::rename(&temporary, &target));
+            .and_then(|mut file| {
+                faults::step("store.write");
+                file.write_all(bytes)?;
+                faults::step("store.fsync");
+                file.sync_all()
+            })
+            .and_then(|()| {
+                faults::step("store.rename");
+                std::fs::rename(&temporary, &target)
+            });
         if let Err(e) = written {
             // Best effort: opening the store removes what is left.
             let _ = std::fs::remove_file(&temporary);
             return Err(Fault::io(target.display(), &e).hint("free space on the disk of state_dir, or mend it"));
         }
+        faults::step("store.fsync-dir");
         sync_dir(&self.dir)
     }
 

@@ -29,6 +29,9 @@ pub fn run(config: Config, args: &RunArgs) -> Result<()> {
     let options = StartOptions { new_lineage: args.new_lineage, inherited: inherited_listener()? };
     let engine = Engine::start(&config, options)?;
     let past = if engine.has_past() { "goes on from" } else { "begins in" };
+    if crate::faults::COMPILED_IN {
+        tracing::warn!("this build has planted faults: it is for tests only");
+    }
     tracing::info!("millstream {} {past} {}", env!("CARGO_PKG_VERSION"), config.state_dir.display());
     let mut options = AdminOptions::new(&config.admin.socket);
     options.http = config.admin.http;

@@ -14,6 +14,7 @@
 //! p mod lanes = n on a consumer of its own, which never rebalances.
 
 mod close;
+pub mod direct;
 pub mod consumer;
 pub mod group;
 pub mod headers;

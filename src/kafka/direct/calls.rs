@@ -142,7 +142,8 @@ impl Call for SaslHandshake<'_> {
 pub struct SaslAuthenticate<'a>(pub &'a [u8]);
 
 impl Call for SaslAuthenticate<'_> {
-    type Answer = Vec<u8>;
+    /// The server's message, and for how many ms the login holds (0: for good).
+    type Answer = (Vec<u8>, i64);
     const KEY: i16 = 36;
     const NAME: &'static str = "login";
     fn version(&self) -> i16 {
@@ -152,14 +153,14 @@ impl Call for SaslAuthenticate<'_> {
         to.compact_bytes(self.0);
         to.no_tagged();
     }
-    fn read(&self, from: &mut Reader<'_>) -> Result<Vec<u8>> {
+    fn read(&self, from: &mut Reader<'_>) -> Result<Self::Answer> {
         let code = from.i16()?;
         let words = from.compact_nullable_string()?.unwrap_or_default().to_string();
         if code == code::SASL_AUTHENTICATION_FAILED {
             return Err(Error::Config(format!("the login was refused: {words}")));
         }
         check(Self::NAME, code)?;
-        Ok(from.compact_nullable_bytes()?.unwrap_or_default().to_vec())
+        Ok((from.compact_nullable_bytes()?.unwrap_or_default().to_vec(), from.i64()?))
     }
 }
 

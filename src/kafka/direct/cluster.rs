@@ -142,6 +142,11 @@ impl Cluster {
         }
     }
 
+    /// The level of transactions that the brokers have agreed on, as far as one was asked.
+    pub fn transaction_level(&self) -> i16 {
+        self.connections.values().map(|c| c.versions().transaction_level).max().unwrap_or(0)
+    }
+
     /// Asks any broker: one that is connected and idle, else those of the bootstrap list by turns.
     ///
     /// # Errors

@@ -253,7 +253,8 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(self.failed(name, error)),
             }
-            if self.transport.wait(false, until.min(overdue)).map_err(|error| self.failed(name, error))? {
+            let now = Instant::now();
+            if now < until && self.transport.wait(false, until.min(overdue)).map_err(|error| self.failed(name, error))? {
                 continue;
             }
             if Instant::now() >= overdue {

@@ -10,7 +10,7 @@
 //! connection.rs   requests and answers, several on their way, a deadline on each
 //! cluster.rs      who leads what, and a connection to each
 //! fetched.rs      the fetch call and a walk over what it brings; fetcher.rs keeps one on its way
-//! producer.rs     batches on their way to their leaders; transaction.rs commits them together
+//! produce_call.rs the produce call; producer.rs keeps batches on their way; transaction.rs commits them together
 //! ```
 //!
 //! It stands on its own: it knows nothing of lanes, starts no thread and needs no runtime. A fetcher and a producer
@@ -27,8 +27,11 @@ pub mod connection;
 mod error;
 mod fetched;
 mod fetcher;
+mod produce_call;
+mod producer;
 mod sasl;
 mod settings;
+mod transaction;
 mod transport;
 pub mod txn_calls;
 pub mod wire;
@@ -38,5 +41,7 @@ pub use compress::Compression;
 pub use error::{Error, Result, code};
 pub use fetched::{Fetched, Message};
 pub use fetcher::{FetchSettings, Fetcher};
+pub use producer::{ProduceSettings, Producer};
 pub use settings::{Login, Mechanism, Secret, Settings, Tls};
+pub use transaction::Broken;
 pub use txn_calls::{Identity, Membership};

@@ -1,0 +1,197 @@
+//! Transactions of a producer: everything since the last end becomes visible together, with a group's offsets.
+//!
+//! ```no_run
+//! use millstream::kafka::direct::build::Entry;
+//! use millstream::kafka::direct::{Membership, ProduceSettings, Producer, Settings};
+//!
+//! let how = ProduceSettings { transactional: Some("readers-0".into()), ..ProduceSettings::default() };
+//! let mut producer = Producer::open(Settings::new("localhost:9092"), how).unwrap();
+//! producer.send("out", 0, &Entry { key: None, value: Some(b"v"), timestamp: 0, headers: &[] }).unwrap();
+//! producer.commit(&[("in", vec![(0, 42)])], &Membership::outside("readers")).unwrap();
+//! ```
+//!
+//! A commit has three ends beside the good one. `Aborted`: nothing is visible, ever. `Fenced`: another producer has
+//! the transactional id. `Unknown`: the broker was asked to commit and didn't answer; it is not asked again, for the
+//! first request may still be on its way. The producer then has to be opened anew, which settles it.
+
+use super::calls::CoordinatorOf;
+use super::error::{Error, Result, code};
+use super::producer::Producer;
+use super::txn_calls::{AddOffsets, EndTxn, Membership, TopicOffsets, TxnOffsets};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// How often a coordinator that is busy is asked again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How long answers to batches are waited for before they are abandoned with the transaction.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a transaction did not commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Broken {
+    /// It was aborted, or will be by the broker: nothing of it is visible, ever.
+    Aborted(String),
+    /// Another producer has taken over.
+    Fenced,
+    /// Whether it committed isn't known. The producer has to be opened anew.
+    Unknown(String),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Broken::Aborted(reason) => write!(f, "transaction aborted: {reason}"),
+            Broken::Fenced => f.write_str("another producer has taken over"),
+            Broken::Unknown(reason) => write!(f, "the transaction's outcome is unknown: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Broken {}
+
+impl Producer {
+    /// Commits what was sent since the last end, with offsets of a group (topic, then partition and next offset).
+    /// Without either nothing is said to anybody.
+    ///
+    /// # Errors
+    /// See [`Broken`]. After `Aborted` the producer goes on with a new transaction; after the others it is of no
+    /// more use.
+    pub fn commit(&mut self, offsets: &[TopicOffsets<'_>], membership: &Membership) -> Result<(), Broken> {
+        let before = self.flush().and_then(|()| self.send_offsets(offsets, membership));
+        if let Err(error) = before {
+            return Err(self.abort_for(error));
+        }
+        if !self.touched {
+            return Ok(());
+        }
+        match self.end(true) {
+            Ok(()) => Ok(()),
+            Err(End::Unknown(reason)) => Err(Broken::Unknown(reason)),
+            Err(End::Refused(error)) => Err(self.abort_for(error)),
+        }
+    }
+
+    /// Aborts what was sent since the last end.
+    ///
+    /// # Errors
+    /// `Fenced`; `Unknown`, where no coordinator answers: nothing becomes visible, but the producer is of no more
+    /// use.
+    pub fn abort(&mut self) -> Result<(), Broken> {
+        // An answer that comes later than the end could belong to a batch of the next transaction.
+        self.settle(SETTLE_TIMEOUT);
+        self.discard();
+        if self.fenced {
+            return Err(Broken::Fenced);
+        }
+        if self.touched {
+            // Refused, where the broker itself has aborted it, or another has taken over: the identity decides which,
+            // and ends whatever is left.
+            let _ = self.end(false);
+        }
+        match self.identify() {
+            Ok(()) => Ok(()),
+            Err(_) if self.fenced => Err(Broken::Fenced),
+            Err(error) => Err(Broken::Unknown(error.to_string())),
+        }
+    }
+
+    /// True where another producer has taken over.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
+    }
+
+    fn abort_for(&mut self, error: Error) -> Broken {
+        let reason = error.to_string();
+        match self.abort() {
+            Ok(()) => Broken::Aborted(reason),
+            Err(Broken::Fenced) => Broken::Fenced,
+            // Nobody was asked to commit: whatever becomes of the producer, nothing becomes visible.
+            Err(Broken::Unknown(more) | Broken::Aborted(more)) => Broken::Aborted(format!("{reason}; {more}")),
+        }
+    }
+
+    fn send_offsets(&mut self, topics: &[TopicOffsets<'_>], membership: &Membership) -> Result<()> {
+        if topics.iter().all(|(_, offsets)| offsets.is_empty()) {
+            return Ok(());
+        }
+        let name = self.transactional()?;
+        let deadline = Instant::now() + self.settings.delivery_timeout;
+        let (identity, joins) = (self.identity, self.joins);
+        self.touched = true;
+        let group = membership.group.as_str();
+        if !joins {
+            let call = AddOffsets { transactional: &name, identity, group };
+            self.patiently(deadline, |p| p.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call))?;
+        }
+        let call = TxnOffsets { transactional: &name, identity, membership, topics, joins };
+        self.patiently(deadline, |p| p.control.ask_coordinator(CoordinatorOf::Group, group, &call))
+    }
+
+    fn transactional(&self) -> Result<String> {
+        let name = self.settings.transactional.clone();
+        name.ok_or_else(|| Error::Config("the producer has no transactional id".into()))
+    }
+
+    /// Tries as long as it may help.
+    fn patiently<T>(&mut self, deadline: Instant, mut attempt: impl FnMut(&mut Producer) -> Result<T>) -> Result<T> {
+        loop {
+            match attempt(self) {
+                Err(error) if error.may_pass() && Instant::now() < deadline => std::thread::sleep(RETRY_INTERVAL),
+                done => return done,
+            }
+        }
+    }
+
+    /// Ends the transaction, one way or the other.
+    fn end(&mut self, commit: bool) -> Result<(), End> {
+        let name = self.transactional().map_err(End::Refused)?;
+        let deadline = Instant::now() + self.settings.delivery_timeout;
+        let mut asked = false;
+        loop {
+            let call = EndTxn { transactional: &name, identity: self.identity, commit, joins: self.joins };
+            match self.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call) {
+                Ok(identity) => {
+                    match identity {
+                        Some(identity) => {
+                            self.identity = identity;
+                            self.start_over();
+                        }
+                        None => self.unannounce(),
+                    }
+                    self.touched = false;
+                    return Ok(());
+                }
+                // Asked and not answered: it must not be asked again, the first may still be on its way.
+                Err(error) if error.breaks_connection() && was_sent(&error) => {
+                    return Err(End::Unknown(error.to_string()));
+                }
+                Err(error) if error.may_pass() && Instant::now() < deadline => {
+                    // These two say that the coordinator may have begun with it before it stepped back.
+                    let stepped_back = [code::COORDINATOR_NOT_AVAILABLE, code::REQUEST_TIMED_OUT];
+                    asked |= error.code().is_some_and(|code| stepped_back.contains(&code));
+                    std::thread::sleep(RETRY_INTERVAL);
+                }
+                Err(error) if asked || error.may_pass() => return Err(End::Unknown(error.to_string())),
+                Err(error) => return Err(End::Refused(error)),
+            }
+        }
+    }
+}
+
+/// False where the error came before anything could have been sent.
+fn was_sent(error: &Error) -> bool {
+    // A connection that could not be made says so by its place alone; see `Cluster::dial`.
+    !matches!(error, Error::Io { source, .. } if matches!(
+        source.kind(),
+        std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotConnected
+    ))
+}
+
+/// How an end failed.
+enum End {
+    /// The coordinator said no.
+    Refused(Error),
+    /// Nobody knows.
+    Unknown(String),
+}

@@ -3,16 +3,17 @@
 //! One transactional producer a lane, drained before the offsets are sent. Waiting is done here and not by the
 //! wrapper's `flush`, which polls in steps of a tenth of a second: with it a commit takes 100 ms longer.
 
-use super::topics::config;
+use super::client::{Broken, Messages, NextOffset, Producer, Standing, aborted, taken};
+use super::topics::{config, offset_list};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
+use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
-use rdkafka::{Message, TopicPartitionList};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka_sys as sys;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,17 +74,6 @@ impl Drop for Client {
     }
 }
 
-/// Why a transaction did not commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Broken {
-    /// It was aborted: nothing of it is visible, ever.
-    Aborted(String),
-    /// Another producer of the same lane has taken over.
-    Fenced,
-    /// Whether it committed isn't known; the old producer is gone and its outcome is settled by now.
-    Unknown(String),
-}
-
 /// The producer of a lane.
 pub struct LaneProducer {
     options: KafkaOptions,
@@ -119,7 +109,7 @@ impl LaneProducer {
     /// The client, made anew where the last one broke.
     fn client<'s>(&self, state: &'s mut State) -> Result<&'s mut Client> {
         if state.fenced {
-            return Err(super::group::taken(self.options.lane));
+            return Err(taken(self.options.lane));
         }
         if state.client.is_none() {
             state.open = false;
@@ -128,41 +118,7 @@ impl LaneProducer {
         Ok(state.client.as_mut().expect("set above"))
     }
 
-    /// Hands a message to the producer; opens a transaction where none is open (exactly-once).
-    ///
-    /// # Errors
-    /// Environment: the broker has not taken messages for too long, or a delivery has failed. The open transaction is
-    /// aborted then.
-    pub fn send(
-        &self,
-        topic: &str,
-        partition: i32,
-        key: Option<&[u8]>,
-        value: &[u8],
-        headers: Option<OwnedHeaders>,
-    ) -> Result<()> {
-        self.sending(|client| match headers {
-            None => client.send_plain(topic, partition, key, value),
-            Some(headers) => client.send_with_headers(topic, partition, key, value, headers),
-        })
-    }
-
-    /// Hands over many messages of one topic, without headers: partition, key, value.
-    ///
-    /// # Errors
-    /// As for `send`.
-    pub fn send_all<'m>(
-        &self,
-        topic: &str,
-        mut messages: impl Iterator<Item = (i32, Option<&'m [u8]>, &'m [u8])>,
-    ) -> Result<()> {
-        self.sending(|client| {
-            messages.try_for_each(|(partition, key, value)| client.send_plain(topic, partition, key, value))?;
-            client.producer.poll(Duration::ZERO);
-            client.failed()
-        })
-    }
-
+    /// Opens a transaction where none is open (exactly-once), and hands over.
     fn sending(&self, send: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
         let mut guard = self.lock();
         let state: &mut State = &mut guard;
@@ -177,7 +133,7 @@ impl LaneProducer {
     fn break_off(&self, state: &mut State, fault: Fault) -> Fault {
         if self.options.exactly_once {
             return match self.abort_locked(state, fault.message) {
-                Broken::Fenced => super::group::taken(self.options.lane),
+                Broken::Fenced => taken(self.options.lane),
                 Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
             };
         }
@@ -201,11 +157,47 @@ impl LaneProducer {
         Ok(())
     }
 
-    /// Waits until every message is acknowledged.
-    ///
-    /// # Errors
-    /// Environment, where one was not.
-    pub fn flush(&self) -> Result<()> {
+    fn abort_locked(&self, state: &mut State, reason: String) -> Broken {
+        if let Some(client) = state.client.as_mut()
+            && !state.fenced
+            && let Err(error) = client.abort()
+        {
+            note(client, &error, &mut state.fenced);
+            self.give_up(state, &error);
+        }
+        state.open = false;
+        match state.fenced {
+            true => Broken::Fenced,
+            false => Broken::Aborted(reason),
+        }
+    }
+
+    fn give_up(&self, state: &mut State, error: &dyn std::fmt::Display) {
+        tracing::info!(target: "millstream::kafka", "lane {}: the producer is made anew: {error}", self.options.lane);
+        let client = state.client.take();
+        super::close::within_bound("producer", move || drop(client));
+        state.open = false;
+    }
+}
+
+impl Producer for LaneProducer {
+    fn send(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: &[u8], headers: &[u8]) -> Result<()> {
+        self.sending(|client| match headers.is_empty() {
+            true => client.send_plain(topic, partition, key, value),
+            false => client.send_with_headers(topic, partition, key, value, owned(headers)),
+        })
+    }
+
+    fn send_all(&self, topic: &str, messages: Messages<'_>) -> Result<()> {
+        self.sending(|client| {
+            let mut messages = messages.iter();
+            messages.try_for_each(|(partition, key, value)| client.send_plain(topic, partition, key, value))?;
+            client.producer.poll(Duration::ZERO);
+            client.failed()
+        })
+    }
+
+    fn flush(&self) -> Result<()> {
         let mut guard = self.lock();
         let state: &mut State = &mut guard;
         match self.client(state)?.drain(DELIVERY_TIMEOUT) {
@@ -214,21 +206,21 @@ impl LaneProducer {
         }
     }
 
-    /// Commits the open transaction with the offsets of the inputs.
-    ///
-    /// # Errors
-    /// See [`Broken`]; in each case no transaction is open any more.
-    pub fn commit(&self, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Broken> {
+    fn commit(&self, offsets: &[NextOffset], standing: &Standing) -> Result<(), Broken> {
+        let Some(group) = standing.0.downcast_ref::<ConsumerGroupMetadata>() else {
+            return Err(self.abort_locked(&mut self.lock(), "the standing is of another client".into()));
+        };
         let mut guard = self.lock();
         let state: &mut State = &mut guard;
         let Some(client) = state.client.as_mut() else {
             return Err(Broken::Aborted("the producer broke before the commit".into()));
         };
         let before = client.drain(COMMIT_TIMEOUT).map_err(|fault| fault.message).and_then(|()| {
-            if offsets.count() == 0 {
+            if offsets.is_empty() {
                 return Ok(());
             }
-            retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))
+            let list = offset_list(offsets).map_err(|fault| fault.message)?;
+            retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(&list, group, CALL_TIMEOUT))
                 .map_err(|error| note(client, &error, &mut state.fenced))
         });
         if let Err(reason) = before {
@@ -254,43 +246,23 @@ impl LaneProducer {
         }
     }
 
-    /// Aborts the open transaction, if there is one.
-    pub fn abort(&self) {
+    fn abort(&self) {
         let mut state = self.lock();
         if state.open {
             self.abort_locked(&mut state, String::new());
         }
     }
 
-    /// Connects anew where the last client broke, which settles what that one left open.
-    ///
-    /// # Errors
-    /// Environment.
-    pub fn reconnect(&self) -> Result<()> {
+    fn reconnect(&self) -> Result<()> {
         self.client(&mut self.lock()).map(|_| ())
     }
+}
 
-    fn abort_locked(&self, state: &mut State, reason: String) -> Broken {
-        if let Some(client) = state.client.as_mut()
-            && !state.fenced
-            && let Err(error) = client.abort()
-        {
-            note(client, &error, &mut state.fenced);
-            self.give_up(state, &error);
-        }
-        state.open = false;
-        match state.fenced {
-            true => Broken::Fenced,
-            false => Broken::Aborted(reason),
-        }
-    }
-
-    fn give_up(&self, state: &mut State, error: &dyn std::fmt::Display) {
-        tracing::info!(target: "millstream::kafka", "lane {}: the producer is made anew: {error}", self.options.lane);
-        let client = state.client.take();
-        super::close::within_bound("producer", move || drop(client));
-        state.open = false;
-    }
+/// A run of headers in the wrapper's form.
+fn owned(run: &[u8]) -> OwnedHeaders {
+    super::headers::iter(run).fold(OwnedHeaders::new(), |all, (name, value)| {
+        all.insert(Header { key: &String::from_utf8_lossy(name), value })
+    })
 }
 
 /// The error in words; notes it where it says that another producer took over.
@@ -491,12 +463,6 @@ fn retried(most: Duration, mut call: impl FnMut() -> Result<(), KafkaError>) -> 
             result => return result,
         }
     }
-}
-
-/// The fault of a transaction that left no trace.
-pub(crate) fn aborted(reason: &str) -> Fault {
-    Fault::environment(format!("transaction aborted: {reason}"))
-        .hint("nothing of it is visible; the lane goes on from its last commit")
 }
 
 /// The fault of a client that could not be made.

@@ -56,7 +56,7 @@ impl LocalStore {
                 faults::step("store.write");
                 file.write_all(bytes)?;
                 faults::step("store.fsync");
-                file.sync_all()
+                if faults::planted("checkpoint-not-fsynced") { Ok(()) } else { file.sync_all() }
             })
             .and_then(|()| {
                 faults::step("store.rename");
@@ -99,6 +99,7 @@ impl LocalStore {
         let numbers = self.checkpoints()?;
         let (old, kept) = numbers.split_at(numbers.len().saturating_sub(keep.max(1)));
         for number in old {
+            faults::step("store.remove");
             let path = self.path(&checkpoint_name(*number));
             std::fs::remove_file(&path).map_err(|e| Fault::io(path.display(), &e))?;
         }

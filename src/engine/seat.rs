@@ -13,6 +13,7 @@ use crate::admin::status::{LaneState, VersionStatus};
 use crate::checkpoint::LocalStore;
 use crate::config::{Config, SinkKind, SourceKind};
 use crate::error::{Class, Fault, Result};
+use crate::faults;
 use crate::journal::{Journal, JournalRecord};
 use crate::metrics::{Health, LaneMetrics};
 use crate::pipeline::Pipeline;
@@ -121,9 +122,13 @@ impl Seat {
             self.publisher.state(LaneState::Ended);
             return Ok(());
         };
-        let positions: Vec<(String, Position)> =
+        let mut positions: Vec<(String, Position)> =
             core.ledger.positions().iter().map(|(name, position)| (name.clone(), *position)).collect();
+        if faults::planted("replay-emits") {
+            positions.iter_mut().for_each(|(_, position)| position.offset = position.offset.saturating_sub(1));
+        }
         ends.source.source().start(&positions)?;
+        faults::step("recovery.started");
         let begins = ends.source.source().positions();
         let Ends { source, sink, journal } = ends;
         let trim_before = Arc::new(AtomicU64::new(0));
@@ -149,6 +154,7 @@ impl Seat {
             // The lane's first record says with what it began, and where, before the first event is taken.
             core.ledger.stand_at(&begins.into_iter().collect());
             far_end.commit(Commit { record: core.record(), checkpoint: None, replies: Vec::new() })?;
+            faults::step("journal.first");
         }
         let outlet = match wire::sink_is_threaded(config) {
             true => Outlet::threaded(far_end, format!("sink-{lane}"))?,
@@ -204,6 +210,7 @@ impl Seat {
         let Recovered { mut core, tail, .. } = recovered;
         core.set_learn(config.learn.enabled);
         ends.sink.recover(tail.as_ref().map_or(&[], |t| &t.outputs))?;
+        faults::step("recovery.cut");
         Ok(Some((core, tail)))
     }
 

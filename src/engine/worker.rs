@@ -9,6 +9,7 @@ use super::outlet::{Commit, Outlet, Reply};
 use crate::admin::status::{LaneState, VersionStatus};
 use crate::batch::{Block, Cursor};
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::metrics::{Health, LaneMetrics, LatencyStage, SwapResult};
 use crate::pipeline::Pipeline;
 use crate::sink::InputNames;
@@ -136,6 +137,7 @@ impl Worker {
             self.keep_up(&mut clocks)?;
         }
         heartbeat.busy();
+        faults::step("drain.begin");
         self.publisher.state(LaneState::Draining);
         let checkpoint = WithCheckpoint::default();
         self.commit(Some(checkpoint), Vec::new(), &mut clocks)?;
@@ -143,6 +145,7 @@ impl Worker {
         self.intake.finish(FINISH_MAX)?;
         drop(self.intake);
         self.outlet.close()?;
+        faults::step("drain.committed");
         let (done, barrier) = flume::bounded(1);
         if self.jobs.send(Job::Barrier(done)).is_ok() {
             // A checkpointer that has ended has nothing more to write.
@@ -245,6 +248,7 @@ impl Worker {
                 let version = candidate.version().to_string();
                 match self.core.swap_in(*candidate) {
                     Ok(seq) => {
+                        faults::step("swap.taken");
                         self.metrics.swap(SwapResult::Applied);
                         self.in_force(version, origin, seq);
                         self.commit(None, vec![self.reply(done, seq)], clocks)
@@ -257,6 +261,7 @@ impl Worker {
             }
             Order::Rollback(done) => match self.core.roll_back() {
                 Ok(seq) => {
+                    faults::step("swap.rolled-back");
                     self.metrics.swap(SwapResult::RolledBack);
                     let before = self.before.take().unwrap_or_default();
                     self.in_force(before.version, before.origin, seq);

@@ -1,6 +1,6 @@
 //! One life of a daemon: from its start to its death, watched.
 
-use super::plan::{At, Life, Plan, Road};
+use super::plan::{At, Life, Plan, Road, is_recovery};
 use super::{Arena, Report};
 use crate::support::daemon::Daemon;
 use millstream::admin::CtlAction;
@@ -110,9 +110,7 @@ impl Lives<'_> {
                 };
             }
             assert!(seen.born.elapsed() < RECOVERY_MAX, "not ready after {RECOVERY_MAX:?}: {}", daemon.said());
-            if !matches!(life.at, At::Start(_)) {
-                seen.look(&daemon);
-            }
+            seen.look(&daemon);
             if drains && !told && seen.first_commit.is_some() {
                 daemon.signal(libc::SIGTERM);
                 told = true;
@@ -122,7 +120,11 @@ impl Lives<'_> {
         let said = daemon.said();
         assert_eq!(ended.signal(), Some(libc::SIGKILL), "life {number} ({}) ended by {ended}: {said}", life.at);
         check_log(&said);
-        let death = Death { planned: life.at, missed, recovering: number > 0 && !said.contains("ready") };
+        let recovering = match life.at {
+            At::Step(step, _) if !missed => is_recovery(step),
+            _ => seen.ready.is_none(),
+        };
+        let death = Death { planned: life.at, missed, recovering: recovering && number > 0 };
         self.tell(number, &death, &seen);
         self.report.deaths.push(death);
         self.report.restarts.extend(seen.first_commit.filter(|_| number > 0));

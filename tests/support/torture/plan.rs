@@ -94,7 +94,7 @@ impl Plan {
             });
         }
         shuffle(&mut deaths, &mut random);
-        plan.live(deaths, &mut random);
+        plan.set_lives(deaths, &mut random);
         plan
     }
 
@@ -106,13 +106,13 @@ impl Plan {
         let mut deaths = match round {
             2 => {
                 plan.trims = true;
-                vec![At::Step("journal.trim", 1), At::Step("kafka.commit", 3), At::Step("recovery.record", 2)]
+                vec![At::Step("journal.trim", 1), At::Step("kafka.commit", 3), At::Step("recovery.tail", 1)]
             }
             _ => plan.reachable().into_iter().map(|step| At::Step(step, few(step, &mut random))).collect(),
         };
         // What only the first start reaches comes first, in the order in which it does.
         shuffle(&mut deaths, &mut random);
-        plan.live(deaths, &mut random);
+        plan.set_lives(deaths, &mut random);
         plan
     }
 
@@ -121,7 +121,7 @@ impl Plan {
         let mut random = random_of(seed, 0);
         let mut plan = Plan::empty(seed, 0, road, forced, &mut random);
         plan.trims = false;
-        plan.live(deaths, &mut random);
+        plan.set_lives(deaths, &mut random);
         plan
     }
 
@@ -142,13 +142,17 @@ impl Plan {
         }
     }
 
-    fn live(&mut self, mut deaths: Vec<At>, random: &mut Random) {
+    fn set_lives(&mut self, mut deaths: Vec<At>, random: &mut Random) {
         let first = |at: &At| match at {
             At::Step("home.lineage", _) => 0,
             At::Step("journal.first", _) => 1,
             _ => 2,
         };
         deaths.sort_by_key(first);
+        // Nothing is to be cut back unless the life before left bytes behind that were never committed.
+        let uncommitted =
+            |at: At| if at == At::Step("file.cut", 1) { vec![At::Step("file.fsync", 2), at] } else { vec![at] };
+        let deaths: Vec<At> = deaths.into_iter().flat_map(uncommitted).collect();
         self.lives = deaths.into_iter().map(|at| Life { at, tuning: tuning(random) }).collect();
     }
 

@@ -65,7 +65,9 @@ impl Driver {
                     }
                     // Also a rollback without a version to go back to.
                     Err(fault) if fault.class == Class::Misuse => orders.refused += 1,
-                    Err(_) => orders.cut_off += 1,
+                    Err(fault) if fault.message.contains("broke off") => orders.cut_off += 1,
+                    // Nobody listens: dead, or not yet up.
+                    Err(_) => {}
                 }
             }
             orders

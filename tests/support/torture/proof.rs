@@ -13,6 +13,10 @@ use millstream::journal::{Journal, JournalRecord};
 use millstream::pipeline::Pipeline;
 use millstream::state::State;
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+/// How long the broker may take to write the markers of a decided commit.
+const MARKERS_MAX: Duration = Duration::from_secs(10);
 
 /// What is expected of a lane in the end.
 struct Expected {
@@ -234,18 +238,23 @@ pub fn offsets_are_not_ahead(plan: &Plan, stream: &Stream) {
         .map(|partition| stream.broker.offset_so_far(&stream.name, &input, partition).unwrap_or(0))
         .collect();
     // The markers of a commit are written after it is decided.
-    until("a journal that is not behind the group's offsets", || {
+    let deadline = Instant::now() + MARKERS_MAX;
+    loop {
         let mut reached = vec![0; plan.partitions as usize];
         for lane in 0..plan.lanes {
-            let tail = stream.journal(lane as i32).pop()?;
-            for (name, position) in &tail.positions {
+            let tail = stream.journal(lane as i32).pop();
+            for (name, position) in tail.iter().flat_map(|tail| &tail.positions) {
                 let partition: usize =
                     name.rsplit_once('/').and_then(|(_, p)| p.parse().ok()).expect("topic/partition");
                 reached[partition] = position.offset as i64;
             }
         }
-        offsets.iter().zip(&reached).all(|(offset, reached)| offset <= reached).then_some(())
-    });
+        if offsets.iter().zip(&reached).all(|(offset, reached)| offset <= reached) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the group's offsets {offsets:?} are ahead of the journal's {reached:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A topic as text, with what was never committed.

@@ -8,6 +8,7 @@ use super::{Journal, JournalRecord};
 use crate::batch::Block;
 use crate::clock::Clock;
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::kafka::claim::Claim;
 use crate::kafka::client::{
     Broken, Client, Filling, Met, NextOffset, Place, Producer, Reader, Reading, aborted, taken,
@@ -146,6 +147,10 @@ impl Journal for KafkaJournal {
         let key = self.options.lane.to_string();
         let value = serde_json::to_vec(record).map_err(|e| Fault::internal(format!("journal record: {e}")))?;
         let offsets = self.offsets(record);
+        faults::step("kafka.journal");
+        if faults::planted("offset-before-produce") && !offsets.is_empty() {
+            let _ = self.claim.group().commit(&offsets);
+        }
         if !self.options.exactly_once {
             self.claim.check()?;
             self.producer.flush()?;

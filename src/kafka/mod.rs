@@ -29,6 +29,7 @@ mod reader;
 pub mod topics;
 
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::journal::kafka::KafkaJournal;
 use crate::sink::kafka::{KafkaSink, Target};
 use crate::source::ReadOptions;
@@ -206,9 +207,13 @@ pub fn open_with(client: &Arc<dyn Client>, options: &KafkaOptions) -> Result<Kaf
         true => None,
         false => Some(KafkaSource::new(Arc::clone(client), options, Arc::clone(&claim), &shapes)?),
     };
+    let mut letters = Arc::clone(&producer);
+    if faults::planted("dead-letters-outside-transaction") {
+        letters = client.producer(&KafkaOptions { exactly_once: false, ..options.clone() })?;
+    }
     let sink = (predictions.is_some() || dead_letters.is_some()).then(|| {
-        let (producer, claim) = (Arc::clone(&producer), Arc::clone(&claim));
-        KafkaSink::new(options, producer, claim, predictions, dead_letters)
+        let (producers, claim) = ([Arc::clone(&producer), letters], Arc::clone(&claim));
+        KafkaSink::new(options, producers, claim, predictions, dead_letters)
     });
     Ok(KafkaLane { source, sink, journal: KafkaJournal::new(client.as_ref(), options, claim, producer)? })
 }

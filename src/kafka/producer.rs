@@ -7,6 +7,7 @@ use super::client::{Broken, Messages, NextOffset, Producer, Standing, aborted, t
 use super::topics::{config, offset_list};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
+use crate::faults;
 use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -147,7 +148,10 @@ impl LaneProducer {
         }
         let client = self.client(state)?;
         match client.producer.begin_transaction() {
-            Ok(()) => state.open = true,
+            Ok(()) => {
+                faults::step("kafka.begin");
+                state.open = true;
+            }
             Err(error) => {
                 // Begin is local: it fails only on a producer that is broken for good.
                 self.give_up(state, &error);
@@ -215,10 +219,12 @@ impl Producer for LaneProducer {
         let Some(client) = state.client.as_mut() else {
             return Err(Broken::Aborted("the producer broke before the commit".into()));
         };
+        faults::step("kafka.flush");
         let before = client.drain(COMMIT_TIMEOUT).map_err(|fault| fault.message).and_then(|()| {
             if offsets.is_empty() {
                 return Ok(());
             }
+            faults::step("kafka.offsets");
             let list = offset_list(offsets).map_err(|fault| fault.message)?;
             retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(&list, group, CALL_TIMEOUT))
                 .map_err(|error| note(client, &error, &mut state.fenced))
@@ -227,8 +233,10 @@ impl Producer for LaneProducer {
             return Err(self.abort_locked(state, reason));
         }
         let client = state.client.as_mut().expect("checked above");
+        faults::step("kafka.commit");
         match retried(COMMIT_TIMEOUT, || client.producer.commit_transaction(CALL_TIMEOUT)) {
             Ok(()) => {
+                faults::step("kafka.committed");
                 state.open = false;
                 Ok(())
             }
@@ -311,6 +319,7 @@ impl Client {
                 )
             };
             if code == 0 {
+                faults::step("kafka.produce");
                 return Ok(());
             }
             // SAFETY: reads this thread's last error, set by the call above.
@@ -418,7 +427,10 @@ impl Client {
 }
 
 fn connect(options: &KafkaOptions) -> Result<Client> {
-    let id = format!("{}-{}", options.group, options.lane);
+    let mut id = format!("{}-{}", options.group, options.lane);
+    if faults::planted("producer-not-fenced") {
+        id = format!("{id}-{}", std::process::id());
+    }
     let timeout = TRANSACTION_TIMEOUT_MS.to_string();
     let mut own = vec![
         ("enable.idempotence", "true"),
@@ -441,8 +453,10 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
         .create_with_context(Deliveries::default())
         .map_err(|error| refused(&error))?;
     if options.exactly_once {
+        faults::step("kafka.init");
         retried(COMMIT_TIMEOUT, || producer.init_transactions(BROKER_TIMEOUT))
             .map_err(|e| Fault::environment(format!("the lane's transactions could not be opened: {e}")))?;
+        faults::step("kafka.initialised");
     }
     Ok(Client { producer, topics: Vec::new() })
 }

@@ -3,6 +3,7 @@
 use super::{InputNames, OutputLength, Sink};
 use crate::batch::{DeadLetter, Outbox};
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::kafka::claim::Claim;
 use crate::kafka::client::{Messages, Producer, push_text};
 use crate::kafka::{KafkaOptions, split_input};
@@ -26,6 +27,8 @@ pub struct Target {
 /// The sink of a Kafka lane.
 pub struct KafkaSink {
     producer: Arc<dyn Producer>,
+    /// The same, but where tests have planted a mistake.
+    letters: Arc<dyn Producer>,
     claim: Arc<Claim>,
     predictions: Option<Target>,
     dead_letters: Option<Target>,
@@ -39,17 +42,23 @@ pub struct KafkaSink {
 }
 
 impl KafkaSink {
-    /// A sink on the lane's producer.
+    /// A sink on the lane's producer (twice the same: the second takes the dead letters).
     pub fn new(
         options: &KafkaOptions,
-        producer: Arc<dyn Producer>,
+        [producer, letters]: [Arc<dyn Producer>; 2],
         claim: Arc<Claim>,
         predictions: Option<Target>,
         dead_letters: Option<Target>,
     ) -> KafkaSink {
         let limit = options.properties.iter().find(|(key, _)| key == "message.max.bytes");
+        let limit = options.properties.iter().find(|(key, _)| key == "message.max.bytes");
+        let mut letters = Arc::clone(&producer);
+        if faults::planted("dead-letters-outside-transaction") {
+            letters = LaneProducer::open(&KafkaOptions { exactly_once: false, ..options.clone() }).unwrap_or(letters);
+        }
         KafkaSink {
             producer,
+            letters,
             claim,
             predictions,
             dead_letters,
@@ -99,7 +108,8 @@ impl KafkaSink {
             push_text(&mut headers, "millstream.raw_bytes", &letter.raw.len().to_string());
         }
         let partition = partition.rem_euclid(target.partitions.max(1));
-        self.producer.send(&target.topic, partition, letter.key.as_deref(), raw, &headers)
+        faults::step("kafka.dead-letter");
+        self.letters.send(&target.topic, partition, letter.key.as_deref(), raw, &headers)
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Home {
     pub lineage: Lineage,
     /// True where the directory held a lineage before.
     pub has_past: bool,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Home {
@@ -86,7 +86,12 @@ impl Home {
                 lineage
             }
         };
-        Ok(Home { dir: dir.to_path_buf(), artifacts, lineage, has_past, _lock: lock })
+        Ok(Home { dir: dir.to_path_buf(), artifacts, lineage, has_past, _lock: Some(lock) })
+    }
+
+    /// A home whose parts are elsewhere (on a disk that a test makes up), and which nobody else can open.
+    pub fn of(dir: &Path, lineage: Lineage, artifacts: Arc<dyn Store>) -> Home {
+        Home { dir: dir.to_path_buf(), artifacts, lineage, has_past: true, _lock: None }
     }
 
     /// A lane's own directory.

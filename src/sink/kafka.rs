@@ -52,10 +52,6 @@ impl KafkaSink {
     ) -> KafkaSink {
         let limit = options.properties.iter().find(|(key, _)| key == "message.max.bytes");
         let limit = options.properties.iter().find(|(key, _)| key == "message.max.bytes");
-        let mut letters = Arc::clone(&producer);
-        if faults::planted("dead-letters-outside-transaction") {
-            letters = LaneProducer::open(&KafkaOptions { exactly_once: false, ..options.clone() }).unwrap_or(letters);
-        }
         KafkaSink {
             producer,
             letters,

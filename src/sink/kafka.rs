@@ -51,7 +51,6 @@ impl KafkaSink {
         dead_letters: Option<Target>,
     ) -> KafkaSink {
         let limit = options.properties.iter().find(|(key, _)| key == "message.max.bytes");
-        let limit = options.properties.iter().find(|(key, _)| key == "message.max.bytes");
         KafkaSink {
             producer,
             letters,

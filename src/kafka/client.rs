@@ -85,7 +85,7 @@ pub enum Met {
     Nothing,
     /// The filling takes no more.
     Full,
-    /// The end of a partition, as it is now (not told by a live reader).
+    /// The end of a partition, as it is now (not told by a live reader; once or at every read there).
     End,
     /// This input's next offset is no longer, or not yet, held by its partition.
     OutOfRange(u32),

@@ -280,6 +280,8 @@ impl Replay {
             match met {
                 Met::Full => break,
                 Met::OutOfRange(_) => return Err(lost(&input.name, from)),
+                // Told again where nothing came behind it.
+                Met::End if reached.at_end => break,
                 Met::End => reached.at_end = true,
                 Met::Nothing if reached.at_end || !block.records.is_empty() => break,
                 Met::Nothing if self.clock.now() > deadline => {

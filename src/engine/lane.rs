@@ -6,10 +6,12 @@ use crate::batch::{Batch, Block, Cursor, Outbox, RowStatus, Scores, Stage};
 use crate::decode::Decoder;
 use crate::encode::Encoder;
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::journal::{JournalRecord, SwapEntry};
 use crate::metrics::{LaneMetrics, ModelCounters, Progressive};
-use crate::pipeline::{Counts, Observer, Pipeline};
+use crate::pipeline::{Counts, Manifest, Observer, Pipeline};
 use crate::sink::InputNames;
+use crate::state::State;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -87,7 +89,7 @@ impl LaneCore {
             learn: parts.learn,
             names: Arc::default(),
             ledger,
-            seq: at.map_or(0, |r| r.seq),
+            seq: at.filter(|_| !faults::planted("seq-not-restored")).map_or(0, |r| r.seq),
             learned: at.map_or(0, |r| r.learned),
             digest: at.map_or(Ok(0), parse_digest)?,
             swap,
@@ -224,6 +226,12 @@ impl LaneCore {
     /// The version that a rollback would bring back.
     pub fn previous(&mut self) -> Option<&mut Pipeline> {
         self.previous.as_mut()
+    }
+    /// The version that a rollback would bring back, as it is kept in a file: whole, under its own hash.
+    pub fn previous_snapshot(&mut self) -> Option<(Manifest, State)> {
+        let previous = self.previous.as_mut()?;
+        let hash = serde_json::json!({ "hash": previous.hash() });
+        Some(previous.snapshot("artifact", hash, serde_json::Value::Null))
     }
     /// The pipeline in force.
     pub fn pipeline(&mut self) -> &mut Pipeline {

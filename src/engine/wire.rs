@@ -232,7 +232,8 @@ pub fn open(config: &Config, lane: u32, lineage: &str, dir: &Path, socket: Optio
     Ok(Ends { source, sink, journal })
 }
 
-fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaOptions> {
+/// What a lane's Kafka ends need to know; `None` where neither end is Kafka.
+pub fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaOptions> {
     let mut options = KafkaOptions {
         brokers: String::new(),
         topics: Vec::new(),

@@ -1,8 +1,13 @@
 //! Kafka: what the source, the sink and the journal of a lane share, and [`open`], which makes the three.
 //!
 //! ```text
-//! group.rs     the group consumer: which lanes are this daemon's (one a process and group)
+//! client.rs    what a lane asks of a client: the traits, and their contract
+//! claim.rs     which lanes are this daemon's, and a lane's hold on its own
+//!
+//! The client over the C library:
+//! group.rs     the group consumer (one a process and group)
 //! consumer.rs  a thin consumer that hands out messages in batches (unsafe code lives here and in producer.rs)
+//! reader.rs    the reader over it
 //! producer.rs  the producer, its transactions, and their error classes
 //! topics.rs    partitions, watermarks, and making of topics
 //! headers.rs   a message's headers as bytes
@@ -13,20 +18,26 @@
 //! owner of partition `n` is lane `n`. The lane assigns itself the input partitions p with
 //! p mod lanes = n on a consumer of its own, which never rebalances.
 
+pub mod claim;
+pub mod client;
 mod close;
 pub mod direct;
 pub mod consumer;
 pub mod group;
 pub mod headers;
 pub mod producer;
+mod reader;
 pub mod topics;
 
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::journal::kafka::KafkaJournal;
 use crate::sink::kafka::{KafkaSink, Target};
 use crate::source::ReadOptions;
 use crate::source::kafka::KafkaSource;
-use group::{Claim, KafkaGroup};
+use claim::Claim;
+use client::{Client, Membership, NewTopic, Producer, Reader, Reading, TopicShape};
+use group::KafkaGroup;
 use producer::LaneProducer;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,20 +151,45 @@ pub struct KafkaLane {
     pub journal: KafkaJournal,
 }
 
+/// The client over the C library.
+pub struct LibraryClient;
+
+impl Client for LibraryClient {
+    fn join(&self, options: &KafkaOptions) -> Result<Arc<dyn Membership>> {
+        Ok(KafkaGroup::join(options)?)
+    }
+    fn producer(&self, options: &KafkaOptions) -> Result<Arc<dyn Producer>> {
+        Ok(LaneProducer::open(options)?)
+    }
+    fn reader(&self, options: &KafkaOptions, reading: Reading) -> Result<Box<dyn Reader>> {
+        Ok(Box::new(reader::QueueReader::new(options, reading)?))
+    }
+}
+
+/// Opens a lane with the client over the C library; see [`open_with`].
+///
+/// # Errors
+/// As for [`open_with`].
+pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
+    open_with(&(Arc::new(LibraryClient) as Arc<dyn Client>), options)
+}
+
 /// Opens a lane: makes the topics that are missing, waits until the group has handed this daemon the lane,
 /// and fences whoever held it before (exactly-once).
 ///
 /// # Errors
 /// Misuse: a topic that doesn't fit (too few partitions, a journal of another lane count), a reserved or
 /// unknown property. Environment: no broker answers, or another daemon keeps the lane.
-pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
-    let group = KafkaGroup::join(options)?;
-    let shapes = group.input_shapes(&options.topics)?;
+pub fn open_with(client: &Arc<dyn Client>, options: &KafkaOptions) -> Result<KafkaLane> {
+    let group = client.join(options)?;
+    let shapes = input_shapes(group.as_ref(), &options.topics)?;
     let partitions = shapes.iter().map(|shape| shape.partitions).max();
     let replication = shapes.iter().map(|shape| shape.replication).max();
     let target = |topic: &Option<String>| -> Result<Option<Target>> {
         let Some(topic) = topic else { return Ok(None) };
-        let made = topics::ensure(&group, options, topic, partitions.unwrap_or(-1), replication.unwrap_or(-1), &[])?;
+        let (partitions, replication) = (partitions.unwrap_or(-1), replication.unwrap_or(-1));
+        let new = NewTopic { topic, partitions, replication, config: &[] };
+        let made = topics::ensure(group.as_ref(), &client.clock(), &new)?;
         Ok(Some(Target { topic: made.topic, partitions: made.partitions }))
     };
     let (predictions, dead_letters) = (target(&options.sink_topic)?, target(&options.dead_letters)?);
@@ -166,17 +202,29 @@ pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
         ))
         .hint("add partitions to it, or name a topic that doesn't exist yet, to be made like the input"));
     }
-    let claim = Claim::wait(&group, options, ASSIGNMENT_TIMEOUT)?;
-    let producer = LaneProducer::open(options)?;
+    let claim = Claim::wait(client.as_ref(), group, options, ASSIGNMENT_TIMEOUT)?;
+    let producer = client.producer(options)?;
     let source = match options.topics.is_empty() {
         true => None,
-        false => Some(KafkaSource::new(options, Arc::clone(&claim), &shapes)?),
+        false => Some(KafkaSource::new(Arc::clone(client), options, Arc::clone(&claim), &shapes)?),
     };
+    let mut letters = Arc::clone(&producer);
+    if faults::planted("dead-letters-outside-transaction") {
+        letters = client.producer(&KafkaOptions { exactly_once: false, ..options.clone() })?;
+    }
     let sink = (predictions.is_some() || dead_letters.is_some()).then(|| {
-        let (producer, claim) = (Arc::clone(&producer), Arc::clone(&claim));
-        KafkaSink::new(options, producer, claim, predictions, dead_letters)
+        let (producers, claim) = ([Arc::clone(&producer), letters], Arc::clone(&claim));
+        KafkaSink::new(options, producers, claim, predictions, dead_letters)
     });
-    Ok(KafkaLane { source, sink, journal: KafkaJournal::new(options, claim, producer)? })
+    Ok(KafkaLane { source, sink, journal: KafkaJournal::new(client.as_ref(), options, claim, producer)? })
+}
+
+/// The shapes of the input topics.
+fn input_shapes(group: &dyn Membership, topics: &[String]) -> Result<Vec<TopicShape>> {
+    let missing = |topic: &str| {
+        Fault::environment(format!("the topic \"{topic}\" doesn't exist")).hint("make it, or correct source.topics")
+    };
+    topics.iter().map(|topic| group.shape(topic)?.ok_or_else(|| missing(topic))).collect()
 }
 
 /// Splits an input's name into topic and partition.

@@ -3,16 +3,18 @@
 //! One transactional producer a lane, drained before the offsets are sent. Waiting is done here and not by the
 //! wrapper's `flush`, which polls in steps of a tenth of a second: with it a commit takes 100 ms longer.
 
-use super::topics::config;
+use super::client::{Broken, Messages, NextOffset, Producer, Standing, aborted, taken};
+use super::topics::{config, offset_list};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
+use crate::faults;
+use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
-use rdkafka::{Message, TopicPartitionList};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka_sys as sys;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,17 +75,6 @@ impl Drop for Client {
     }
 }
 
-/// Why a transaction did not commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Broken {
-    /// It was aborted: nothing of it is visible, ever.
-    Aborted(String),
-    /// Another producer of the same lane has taken over.
-    Fenced,
-    /// Whether it committed isn't known; the old producer is gone and its outcome is settled by now.
-    Unknown(String),
-}
-
 /// The producer of a lane.
 pub struct LaneProducer {
     options: KafkaOptions,
@@ -119,7 +110,7 @@ impl LaneProducer {
     /// The client, made anew where the last one broke.
     fn client<'s>(&self, state: &'s mut State) -> Result<&'s mut Client> {
         if state.fenced {
-            return Err(super::group::taken(self.options.lane));
+            return Err(taken(self.options.lane));
         }
         if state.client.is_none() {
             state.open = false;
@@ -128,41 +119,7 @@ impl LaneProducer {
         Ok(state.client.as_mut().expect("set above"))
     }
 
-    /// Hands a message to the producer; opens a transaction where none is open (exactly-once).
-    ///
-    /// # Errors
-    /// Environment: the broker has not taken messages for too long, or a delivery has failed. The open transaction is
-    /// aborted then.
-    pub fn send(
-        &self,
-        topic: &str,
-        partition: i32,
-        key: Option<&[u8]>,
-        value: &[u8],
-        headers: Option<OwnedHeaders>,
-    ) -> Result<()> {
-        self.sending(|client| match headers {
-            None => client.send_plain(topic, partition, key, value),
-            Some(headers) => client.send_with_headers(topic, partition, key, value, headers),
-        })
-    }
-
-    /// Hands over many messages of one topic, without headers: partition, key, value.
-    ///
-    /// # Errors
-    /// As for `send`.
-    pub fn send_all<'m>(
-        &self,
-        topic: &str,
-        mut messages: impl Iterator<Item = (i32, Option<&'m [u8]>, &'m [u8])>,
-    ) -> Result<()> {
-        self.sending(|client| {
-            messages.try_for_each(|(partition, key, value)| client.send_plain(topic, partition, key, value))?;
-            client.producer.poll(Duration::ZERO);
-            client.failed()
-        })
-    }
-
+    /// Opens a transaction where none is open (exactly-once), and hands over.
     fn sending(&self, send: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
         let mut guard = self.lock();
         let state: &mut State = &mut guard;
@@ -177,7 +134,7 @@ impl LaneProducer {
     fn break_off(&self, state: &mut State, fault: Fault) -> Fault {
         if self.options.exactly_once {
             return match self.abort_locked(state, fault.message) {
-                Broken::Fenced => super::group::taken(self.options.lane),
+                Broken::Fenced => taken(self.options.lane),
                 Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
             };
         }
@@ -191,7 +148,10 @@ impl LaneProducer {
         }
         let client = self.client(state)?;
         match client.producer.begin_transaction() {
-            Ok(()) => state.open = true,
+            Ok(()) => {
+                faults::step("kafka.begin");
+                state.open = true;
+            }
             Err(error) => {
                 // Begin is local: it fails only on a producer that is broken for good.
                 self.give_up(state, &error);
@@ -199,75 +159,6 @@ impl LaneProducer {
             }
         }
         Ok(())
-    }
-
-    /// Waits until every message is acknowledged.
-    ///
-    /// # Errors
-    /// Environment, where one was not.
-    pub fn flush(&self) -> Result<()> {
-        let mut guard = self.lock();
-        let state: &mut State = &mut guard;
-        match self.client(state)?.drain(DELIVERY_TIMEOUT) {
-            Ok(()) => Ok(()),
-            Err(fault) => Err(self.break_off(state, fault)),
-        }
-    }
-
-    /// Commits the open transaction with the offsets of the inputs.
-    ///
-    /// # Errors
-    /// See [`Broken`]; in each case no transaction is open any more.
-    pub fn commit(&self, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Broken> {
-        let mut guard = self.lock();
-        let state: &mut State = &mut guard;
-        let Some(client) = state.client.as_mut() else {
-            return Err(Broken::Aborted("the producer broke before the commit".into()));
-        };
-        let before = client.drain(COMMIT_TIMEOUT).map_err(|fault| fault.message).and_then(|()| {
-            if offsets.count() == 0 {
-                return Ok(());
-            }
-            retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))
-                .map_err(|error| note(client, &error, &mut state.fenced))
-        });
-        if let Err(reason) = before {
-            return Err(self.abort_locked(state, reason));
-        }
-        let client = state.client.as_mut().expect("checked above");
-        match retried(COMMIT_TIMEOUT, || client.producer.commit_transaction(CALL_TIMEOUT)) {
-            Ok(()) => {
-                state.open = false;
-                Ok(())
-            }
-            Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
-                Err(self.abort_locked(state, error.to_string()))
-            }
-            Err(error) => {
-                let reason = note(client, &error, &mut state.fenced);
-                self.give_up(state, &error);
-                match state.fenced {
-                    true => Err(Broken::Fenced),
-                    false => Err(Broken::Unknown(reason)),
-                }
-            }
-        }
-    }
-
-    /// Aborts the open transaction, if there is one.
-    pub fn abort(&self) {
-        let mut state = self.lock();
-        if state.open {
-            self.abort_locked(&mut state, String::new());
-        }
-    }
-
-    /// Connects anew where the last client broke, which settles what that one left open.
-    ///
-    /// # Errors
-    /// Environment.
-    pub fn reconnect(&self) -> Result<()> {
-        self.client(&mut self.lock()).map(|_| ())
     }
 
     fn abort_locked(&self, state: &mut State, reason: String) -> Broken {
@@ -291,6 +182,95 @@ impl LaneProducer {
         super::close::within_bound("producer", move || drop(client));
         state.open = false;
     }
+}
+
+impl Producer for LaneProducer {
+    fn send(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: &[u8], headers: &[u8]) -> Result<()> {
+        self.sending(|client| match headers.is_empty() {
+            true => client.send_plain(topic, partition, key, value),
+            false => client.send_with_headers(topic, partition, key, value, owned(headers)),
+        })
+    }
+
+    fn send_all(&self, topic: &str, messages: Messages<'_>) -> Result<()> {
+        self.sending(|client| {
+            let mut messages = messages.iter();
+            messages.try_for_each(|(partition, key, value)| client.send_plain(topic, partition, key, value))?;
+            client.producer.poll(Duration::ZERO);
+            client.failed()
+        })
+    }
+
+    fn flush(&self) -> Result<()> {
+        let mut guard = self.lock();
+        let state: &mut State = &mut guard;
+        match self.client(state)?.drain(DELIVERY_TIMEOUT) {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(self.break_off(state, fault)),
+        }
+    }
+
+    fn commit(&self, offsets: &[NextOffset], standing: &Standing) -> Result<(), Broken> {
+        let Some(group) = standing.0.downcast_ref::<ConsumerGroupMetadata>() else {
+            return Err(self.abort_locked(&mut self.lock(), "the standing is of another client".into()));
+        };
+        let mut guard = self.lock();
+        let state: &mut State = &mut guard;
+        let Some(client) = state.client.as_mut() else {
+            return Err(Broken::Aborted("the producer broke before the commit".into()));
+        };
+        faults::step("kafka.flush");
+        let before = client.drain(COMMIT_TIMEOUT).map_err(|fault| fault.message).and_then(|()| {
+            if offsets.is_empty() {
+                return Ok(());
+            }
+            faults::step("kafka.offsets");
+            let list = offset_list(offsets).map_err(|fault| fault.message)?;
+            retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(&list, group, CALL_TIMEOUT))
+                .map_err(|error| note(client, &error, &mut state.fenced))
+        });
+        if let Err(reason) = before {
+            return Err(self.abort_locked(state, reason));
+        }
+        let client = state.client.as_mut().expect("checked above");
+        faults::step("kafka.commit");
+        match retried(COMMIT_TIMEOUT, || client.producer.commit_transaction(CALL_TIMEOUT)) {
+            Ok(()) => {
+                faults::step("kafka.committed");
+                state.open = false;
+                Ok(())
+            }
+            Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
+                Err(self.abort_locked(state, error.to_string()))
+            }
+            Err(error) => {
+                let reason = note(client, &error, &mut state.fenced);
+                self.give_up(state, &error);
+                match state.fenced {
+                    true => Err(Broken::Fenced),
+                    false => Err(Broken::Unknown(reason)),
+                }
+            }
+        }
+    }
+
+    fn abort(&self) {
+        let mut state = self.lock();
+        if state.open {
+            self.abort_locked(&mut state, String::new());
+        }
+    }
+
+    fn reconnect(&self) -> Result<()> {
+        self.client(&mut self.lock()).map(|_| ())
+    }
+}
+
+/// A run of headers in the wrapper's form.
+fn owned(run: &[u8]) -> OwnedHeaders {
+    super::headers::iter(run).fold(OwnedHeaders::new(), |all, (name, value)| {
+        all.insert(Header { key: &String::from_utf8_lossy(name), value })
+    })
 }
 
 /// The error in words; notes it where it says that another producer took over.
@@ -339,6 +319,7 @@ impl Client {
                 )
             };
             if code == 0 {
+                faults::step("kafka.produce");
                 return Ok(());
             }
             // SAFETY: reads this thread's last error, set by the call above.
@@ -446,7 +427,10 @@ impl Client {
 }
 
 fn connect(options: &KafkaOptions) -> Result<Client> {
-    let id = format!("{}-{}", options.group, options.lane);
+    let mut id = format!("{}-{}", options.group, options.lane);
+    if faults::planted("producer-not-fenced") {
+        id = format!("{id}-{}", std::process::id());
+    }
     let timeout = TRANSACTION_TIMEOUT_MS.to_string();
     let mut own = vec![
         ("enable.idempotence", "true"),
@@ -469,8 +453,10 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
         .create_with_context(Deliveries::default())
         .map_err(|error| refused(&error))?;
     if options.exactly_once {
+        faults::step("kafka.init");
         retried(COMMIT_TIMEOUT, || producer.init_transactions(BROKER_TIMEOUT))
             .map_err(|e| Fault::environment(format!("the lane's transactions could not be opened: {e}")))?;
+        faults::step("kafka.initialised");
     }
     Ok(Client { producer, topics: Vec::new() })
 }
@@ -491,12 +477,6 @@ fn retried(most: Duration, mut call: impl FnMut() -> Result<(), KafkaError>) -> 
             result => return result,
         }
     }
-}
-
-/// The fault of a transaction that left no trace.
-pub(crate) fn aborted(reason: &str) -> Fault {
-    Fault::environment(format!("transaction aborted: {reason}"))
-        .hint("nothing of it is visible; the lane goes on from its last commit")
 }
 
 /// The fault of a client that could not be made.

@@ -7,3 +7,4 @@ pub mod daemon;
 pub mod events;
 pub mod library;
 pub mod stream;
+pub mod torture;

@@ -248,9 +248,10 @@ pub fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaO
         dead_letters: None,
         exactly_once: config.delivery.guarantee == Guarantee::ExactlyOnce,
         lineage: lineage.to_string(),
+        client: kafka::ClientKind::Library,
         first_answer: Duration::from_millis(config.limits.start_timeout_ms),
     };
-    let SourceKind::Kafka { brokers, topics, group, start, properties } = &config.source.kind else { return None };
+    let SourceKind::Kafka { brokers, topics, group, start, direct, properties } = &config.source.kind else { return None };
     if let SinkKind::Kafka { topic } = &config.sink.kind {
         options.sink_topic = Some(topic.clone());
         options.dead_letters.clone_from(&config.sink.dead_letters);
@@ -259,6 +260,7 @@ pub fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaO
     options.topics.clone_from(topics);
     options.group.clone_from(group);
     options.properties = properties.clone().into_iter().collect();
+    options.client = if *direct { kafka::ClientKind::Direct } else { kafka::ClientKind::Library };
     options.start = match start {
         config::Start::Earliest => kafka::Start::Earliest,
         config::Start::Latest => kafka::Start::Latest,

@@ -12,6 +12,10 @@
 //! topics.rs    partitions, watermarks, and making of topics
 //! headers.rs   a message's headers as bytes
 //! close.rs     closing of clients, within a bound
+//!
+//! The client that speaks the protocol itself:
+//! direct/           a data plane that knows nothing of lanes
+//! direct_client.rs  the reader and the producer over it
 //! ```
 //!
 //! The journal topic is the unit of assignment: the group's protocol hands out its partitions, and the
@@ -22,6 +26,7 @@ pub mod claim;
 pub mod client;
 mod close;
 pub mod direct;
+pub mod direct_client;
 pub mod consumer;
 pub mod group;
 pub mod headers;
@@ -57,6 +62,16 @@ pub enum Start {
     Latest,
 }
 
+/// Which client reads and writes. The membership in the group is librdkafka's in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientKind {
+    /// librdkafka.
+    #[default]
+    Library,
+    /// Our own.
+    Direct,
+}
+
 /// What a lane needs to know of its brokers, topics and group.
 #[derive(Debug, Clone)]
 pub struct KafkaOptions {
@@ -86,6 +101,8 @@ pub struct KafkaOptions {
     pub exactly_once: bool,
     /// Only journal records of this lineage are read; empty: of any.
     pub lineage: String,
+    /// Which client reads and writes.
+    pub client: ClientKind,
     /// How long the first broker may take to answer; at most [`BROKER_TIMEOUT`] is waited.
     pub first_answer: Duration,
 }
@@ -166,12 +183,20 @@ impl Client for LibraryClient {
     }
 }
 
-/// Opens a lane with the client over the C library; see [`open_with`].
+/// Opens a lane with the client that its options name; see [`open_with`]. Where the direct client doesn't know a
+/// property of trust (a kind of login, encrypted keys), the C library takes its place, and the log says so.
 ///
 /// # Errors
 /// As for [`open_with`].
 pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
-    open_with(&(Arc::new(LibraryClient) as Arc<dyn Client>), options)
+    let mut client: Arc<dyn Client> = Arc::new(LibraryClient);
+    if options.client == ClientKind::Direct {
+        match direct_client::settings(options) {
+            Ok(_) => client = Arc::new(direct_client::DirectClient),
+            Err(fault) => tracing::warn!(target: "millstream::kafka", "librdkafka is used: {fault}"),
+        }
+    }
+    open_with(&client, options)
 }
 
 /// Opens a lane: makes the topics that are missing, waits until the group has handed this daemon the lane,

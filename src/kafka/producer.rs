@@ -4,6 +4,7 @@
 //! wrapper's `flush`, which polls in steps of a tenth of a second: with it a commit takes 100 ms longer.
 
 use super::client::{Broken, Messages, NextOffset, Producer, Standing, aborted, taken};
+use super::group::GroupStanding;
 use super::topics::{config, offset_list};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
@@ -11,7 +12,6 @@ use crate::faults;
 use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
@@ -211,7 +211,7 @@ impl Producer for LaneProducer {
     }
 
     fn commit(&self, offsets: &[NextOffset], standing: &Standing) -> Result<(), Broken> {
-        let Some(group) = standing.0.downcast_ref::<ConsumerGroupMetadata>() else {
+        let Some(group) = standing.0.downcast_ref::<GroupStanding>() else {
             return Err(self.abort_locked(&mut self.lock(), "the standing is of another client".into()));
         };
         let mut guard = self.lock();
@@ -226,7 +226,7 @@ impl Producer for LaneProducer {
             }
             faults::step("kafka.offsets");
             let list = offset_list(offsets).map_err(|fault| fault.message)?;
-            retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(&list, group, CALL_TIMEOUT))
+            retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(&list, &group.metadata, CALL_TIMEOUT))
                 .map_err(|error| note(client, &error, &mut state.fenced))
         });
         if let Err(reason) = before {

@@ -39,6 +39,22 @@ impl Stored {
     }
 }
 
+/// The client that tests are run with: `MILLSTREAM_TEST_CLIENT=direct`, or librdkafka.
+pub fn client() -> millstream::kafka::ClientKind {
+    match std::env::var("MILLSTREAM_TEST_CLIENT").as_deref() {
+        Ok("direct") => millstream::kafka::ClientKind::Direct,
+        _ => millstream::kafka::ClientKind::Library,
+    }
+}
+
+/// The line of a config that names that client.
+pub fn client_line() -> &'static str {
+    match client() {
+        millstream::kafka::ClientKind::Direct => "source.client = \"direct\"\n",
+        millstream::kafka::ClientKind::Library => "",
+    }
+}
+
 /// A broker of its own, stopped and removed with this value.
 pub struct Broker {
     dir: PathBuf,
@@ -56,6 +72,12 @@ impl Broker {
 
     /// A broker of the test's own, to be stopped and killed.
     pub fn new() -> Broker {
+        Broker::with(|_, properties| properties, &[])
+    }
+
+    /// A broker whose properties are made from the usual ones, in the folder named; `format` are arguments of the
+    /// storage's formatting.
+    pub fn with(properties_of: impl FnOnce(&Path, String) -> String, format: &[String]) -> Broker {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = target_dir().join("kafka-run").join(format!("{}-{number}", std::process::id()));
@@ -63,10 +85,12 @@ impl Broker {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a folder for the broker");
         let (port, controller) = free_ports();
-        fs::write(dir.join("server.properties"), properties(port, controller, &dir)).expect("the broker's properties");
+        let properties = properties_of(&dir, properties(port, controller, &dir));
+        fs::write(dir.join("server.properties"), properties).expect("the broker's properties");
         let formatted = java()
             .args(["kafka.tools.StorageTool", "format", "-t", "bWlsbHN0cmVhbXRlc3QwMA", "-c"])
             .arg(dir.join("server.properties"))
+            .args(format)
             .output()
             .expect("java runs (install a Java runtime, 17 or later)");
         assert!(formatted.status.success(), "kafka format: {}", String::from_utf8_lossy(&formatted.stderr));
@@ -78,6 +102,18 @@ impl Broker {
     /// `127.0.0.1:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What the console consumer shows of messages of a partition: timestamp, headers, key, value.
+    pub fn console_consumer(&self, topic: &str, partition: i32, messages: usize) -> String {
+        let shown = java()
+            .args(["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", &self.address()])
+            .args(["--topic", topic, "--partition", &partition.to_string(), "--offset", "earliest"])
+            .args(["--max-messages", &messages.to_string(), "--timeout-ms", "30000"])
+            .args(["print.timestamp=true", "print.headers=true", "print.key=true"].iter().flat_map(|p| ["--property", p]))
+            .output()
+            .expect("java runs");
+        String::from_utf8_lossy(&shown.stdout).into_owned()
     }
 
     /// The broker's own output.
@@ -129,7 +165,7 @@ impl Broker {
         }
     }
 
-    fn config(&self) -> ClientConfig {
+    pub fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.address()).set("reconnect.backoff.max.ms", "200").set("log_level", "0");
         config
@@ -171,7 +207,7 @@ impl Broker {
         }
     }
 
-    fn admin(&self) -> AdminClient<DefaultClientContext> {
+    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
         self.config().create().expect("admin client")
     }
 
@@ -319,7 +355,7 @@ fn target_dir() -> PathBuf {
 }
 
 /// Two free ports. Another process may take one before the broker does; then the broker's start says so.
-fn free_ports() -> (u16, u16) {
+pub fn free_ports() -> (u16, u16) {
     let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
     let (first, second) = (bind(), bind());
     (first.local_addr().expect("port").port(), second.local_addr().expect("port").port())

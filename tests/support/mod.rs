@@ -6,5 +6,6 @@ pub mod broker;
 pub mod daemon;
 pub mod events;
 pub mod library;
+pub mod secure_broker;
 pub mod stream;
 pub mod torture;

@@ -35,7 +35,8 @@ pub(super) struct Fetch<'a> {
 }
 
 impl Call for Fetch<'_> {
-    type Answer = Vec<Part>;
+    /// For how many ms the broker wants not to be asked again, and the parts.
+    type Answer = (i32, Vec<Part>);
     const KEY: i16 = 1;
     const NAME: &'static str = "fetch";
     fn version(&self) -> i16 {
@@ -67,8 +68,8 @@ impl Call for Fetch<'_> {
         to.compact_string("");
         to.no_tagged();
     }
-    fn read(&self, from: &mut Reader<'_>) -> Result<Vec<Part>> {
-        let _throttle = from.i32()?;
+    fn read(&self, from: &mut Reader<'_>) -> Result<Self::Answer> {
+        let quiet_ms = from.i32()?;
         check(Self::NAME, from.i16()?)?;
         let _session = from.i32()?;
         let mut parts = Vec::new();
@@ -79,7 +80,7 @@ impl Call for Fetch<'_> {
             }
             from.skip_tagged()?;
         }
-        Ok(parts)
+        Ok((quiet_ms, parts))
     }
 }
 
@@ -351,7 +352,7 @@ mod tests {
     fn read(bytes: &[u8], from: i64, committed: bool) -> Result<Vec<(i64, Vec<u8>)>> {
         let wanted = [wanted(from)];
         let call = Fetch { wanted: &wanted, committed, wait_ms: 0, bytes_max: 1, partition_bytes_max: 1 };
-        let parts = call.read(&mut Reader::new(bytes))?;
+        let (_, parts) = call.read(&mut Reader::new(bytes))?;
         let mut fetched = Fetched::new(Answer { bytes: bytes.to_vec(), body: 0 }, parts, committed);
         let mut seen = Vec::new();
         while let Some(message) = fetched.peek()? {

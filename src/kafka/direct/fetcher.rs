@@ -42,11 +42,19 @@ pub struct FetchSettings {
     pub partition_bytes: u32,
     /// How long a broker may hold back an answer with nothing in it.
     pub wait: Duration,
+    /// [`Fetcher::next`] returns as soon as every partition is known to be at its end.
+    pub tells_end: bool,
 }
 
 impl Default for FetchSettings {
     fn default() -> FetchSettings {
-        FetchSettings { committed: true, fetch_bytes: 4 << 20, partition_bytes: 1 << 20, wait: Duration::from_millis(250) }
+        FetchSettings {
+            committed: true,
+            fetch_bytes: 4 << 20,
+            partition_bytes: 1 << 20,
+            wait: Duration::from_millis(250),
+            tells_end: false,
+        }
     }
 }
 
@@ -79,6 +87,8 @@ pub struct Fetcher {
     ready: VecDeque<Fetched>,
     spares: Vec<Vec<u8>>,
     turn: usize,
+    /// Brokers that want not to be asked for a while (quotas).
+    quiet: HashMap<i32, Instant>,
     /// Leaders are not asked for again before.
     refresh_not_before: Option<Instant>,
 }
@@ -97,6 +107,7 @@ impl Fetcher {
             ready: VecDeque::new(),
             spares: Vec::new(),
             turn: 0,
+            quiet: HashMap::new(),
             refresh_not_before: None,
         })
     }
@@ -122,11 +133,11 @@ impl Fetcher {
     /// # Panics
     /// Where no partition has the number.
     pub fn seek(&mut self, slot: usize, offset: i64) {
+        // What waits was parsed with the old place; it is little, and asked for again.
+        self.drop_ready();
         let slot = &mut self.slots[slot];
         (slot.next, slot.moves) = (offset, slot.moves.wrapping_add(1));
         (slot.stopped, slot.not_before, slot.stable) = (false, None, None);
-        // What waits was parsed with the old place; it is few, and asked for again.
-        self.drop_ready();
     }
 
     /// Forgets all partitions. Connections are kept.
@@ -140,9 +151,11 @@ impl Fetcher {
     }
 
     fn drop_ready(&mut self) {
-        for fetched in self.ready.drain(..) {
+        for fetched in self.ready.drain(..).rev() {
             for (slot, from) in fetched.unread() {
-                self.slots[slot].next = self.slots[slot].next.min(from);
+                // What is on its way goes on from where this ended: it has to be dropped as well.
+                self.slots[slot].moves = self.slots[slot].moves.wrapping_add(1);
+                self.slots[slot].next = from;
             }
         }
     }
@@ -178,10 +191,10 @@ impl Fetcher {
                 return Ok(Some(fetched));
             }
             let now = Instant::now();
-            if now >= deadline {
+            if now >= deadline || (self.settings.tells_end && (0..self.slots.len()).all(|slot| self.is_at_end(slot))) {
                 return Ok(None);
             }
-            let again = self.slots.iter().filter_map(|slot| slot.not_before).chain(self.refresh_not_before);
+            let again = self.slots.iter().filter_map(|slot| slot.not_before).chain(self.refresh_not_before).chain(self.quiet.values().copied());
             let until = again.filter(|when| *when > now).fold(deadline, Instant::min);
             if self.flights.is_empty() {
                 let nap = until.min(now + RETRY_INTERVAL).saturating_duration_since(now);
@@ -197,6 +210,7 @@ impl Fetcher {
     /// Sends a fetch to each leader that has none on its way.
     fn ask(&mut self) -> Result<()> {
         let now = Instant::now();
+        self.quiet.retain(|_, until| *until > now);
         let mut wanted: HashMap<i32, Vec<Wanted>> = HashMap::new();
         let mut unknown: Vec<String> = Vec::new();
         let count = self.slots.len();
@@ -208,7 +222,7 @@ impl Fetcher {
                 continue;
             }
             match self.cluster.leader(&slot.topic, slot.partition) {
-                Some((leader, _)) if self.flights.contains_key(&leader) => {}
+                Some((leader, _)) if self.flights.contains_key(&leader) || self.quiet.contains_key(&leader) => {}
                 Some((leader, leader_epoch)) => wanted.entry(leader).or_default().push(Wanted {
                     slot: number,
                     moves: slot.moves,
@@ -291,19 +305,22 @@ impl Fetcher {
                 let how = self.settings;
                 let call =
                     Fetch { wanted: &wanted, committed: how.committed, wait_ms: 0, bytes_max: 0, partition_bytes_max: 0 };
-                let parts = call.read(&mut answer.reader())?;
-                Ok((answer, parts))
+                let (quiet_ms, parts) = call.read(&mut answer.reader())?;
+                Ok((answer, quiet_ms, parts))
             });
             match read {
-                Ok((answer, parts)) => {
-                    let parts = self.judge(parts);
-                    self.ask()?;
-                    let parts = parts?;
+                Ok((answer, quiet_ms, parts)) => {
+                    if let Ok(quiet @ 1..) = u64::try_from(quiet_ms) {
+                        self.quiet.insert(broker, Instant::now() + Duration::from_millis(quiet));
+                    }
+                    let parts = self.judge(parts)?;
                     if !parts.is_empty() {
                         self.ready.push_back(Fetched::new(answer, parts, self.settings.committed));
                     } else if self.spares.len() < 4 {
                         self.spares.push(answer.bytes);
                     }
+                    // Before the caller walks what has come.
+                    self.ask()?;
                 }
                 Err(error) => self.lose(broker, &error, &wanted),
             }

@@ -25,7 +25,8 @@ pub(super) struct Outcome {
 }
 
 impl Call for Produce<'_> {
-    type Answer = Vec<Outcome>;
+    /// What became of each batch, and for how many ms the broker wants to be left alone.
+    type Answer = (Vec<Outcome>, i32);
     const KEY: i16 = 0;
     const NAME: &'static str = "produce";
     fn version(&self) -> i16 {
@@ -36,14 +37,14 @@ impl Call for Produce<'_> {
         to.i16(-1); // acknowledged by all
         to.i32(self.timeout_ms);
     }
-    fn read(&self, from: &mut Reader<'_>) -> Result<Vec<Outcome>> {
+    fn read(&self, from: &mut Reader<'_>) -> Result<Self::Answer> {
         Produce::outcomes(from)
     }
 }
 
 impl Produce<'_> {
     /// Reads an answer; it is the same in all versions that are spoken.
-    pub(super) fn outcomes(from: &mut Reader<'_>) -> Result<Vec<Outcome>> {
+    pub(super) fn outcomes(from: &mut Reader<'_>) -> Result<(Vec<Outcome>, i32)> {
         let mut outcomes = Vec::new();
         for _ in 0..from.compact_count()? {
             let topic = from.compact_string()?;
@@ -61,7 +62,7 @@ impl Produce<'_> {
             }
             from.skip_tagged()?;
         }
-        Ok(outcomes)
+        Ok((outcomes, from.i32()?))
     }
 }
 
@@ -124,9 +125,10 @@ mod tests {
         let mut to = Writer::default();
         (to.compact_count(1), to.compact_string("t"), to.compact_count(1), to.i32(4), to.i16(45));
         (to.i64(1), to.i64(-1), to.i64(0), to.compact_count(0), to.compact_nullable_string(Some("words")));
-        (to.no_tagged(), to.no_tagged(), to.i32(0), to.no_tagged());
+        (to.no_tagged(), to.no_tagged(), to.i32(20), to.no_tagged());
         let whole = Produce::outcomes(&mut Reader::new(to.bytes())).unwrap();
-        assert_eq!(whole, [Outcome { topic: "t".into(), partition: 4, code: 45, words: Some("words".into()) }]);
+        let outcome = Outcome { topic: "t".into(), partition: 4, code: 45, words: Some("words".into()) };
+        assert_eq!(whole, (vec![outcome], 20));
         for at in 0..to.len() {
             let _ = Produce::outcomes(&mut Reader::new(&to.bytes()[..at]));
             for bit in 0..8 {

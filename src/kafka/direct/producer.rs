@@ -118,6 +118,8 @@ pub struct Producer {
     /// Something of the open transaction may have reached a broker.
     pub(super) touched: bool,
     refresh_not_before: Option<Instant>,
+    /// Brokers that want to be left alone for a while (quotas).
+    quiet: HashMap<i32, Instant>,
 }
 
 impl Producer {
@@ -142,6 +144,7 @@ impl Producer {
             fenced: false,
             touched: false,
             refresh_not_before: None,
+            quiet: HashMap::new(),
         };
         producer.identify()?;
         Ok(producer)
@@ -368,8 +371,10 @@ impl Producer {
 
     /// Sends a request to each broker that has room, with a batch for each partition that has one waiting.
     fn dispatch(&mut self) -> Result<()> {
+        let mut looked_up = false;
         loop {
             let now = Instant::now();
+            self.quiet.retain(|_, until| *until > now);
             let (mut by_broker, mut unknown) = (HashMap::<i32, Vec<usize>>::new(), Vec::new());
             for (number, slot) in self.slots.iter().enumerate() {
                 if slot.waiting.is_empty() || slot.held || slot.not_before.is_some_and(|when| now < when) {
@@ -379,18 +384,17 @@ impl Producer {
                 match self.cluster.leader(topic, slot.partition) {
                     Some((leader, _)) => {
                         let flying = self.flights.get(&leader).map_or(0, VecDeque::len);
-                        if flying < self.settings.on_their_way_max.clamp(1, 5) {
+                        if flying < self.settings.on_their_way_max.clamp(1, 5) && !self.quiet.contains_key(&leader) {
                             by_broker.entry(leader).or_default().push(number);
                         }
                     }
                     None => unknown.push(topic.clone()),
                 }
             }
-            if !unknown.is_empty() {
+            if !unknown.is_empty() && !looked_up {
+                looked_up = true;
                 self.look_up(&mut unknown, now)?;
-                if by_broker.is_empty() && self.slots.iter().any(|s| !s.waiting.is_empty() && self.knows(s) && !s.held) {
-                    continue;
-                }
+                continue;
             }
             if by_broker.is_empty() {
                 return Ok(());
@@ -401,11 +405,6 @@ impl Producer {
                 }
             }
         }
-    }
-
-    fn knows(&self, slot: &Slot) -> bool {
-        let ready = slot.not_before.is_none_or(|when| Instant::now() >= when);
-        ready && self.cluster.leader(&self.topics[slot.topic], slot.partition).is_some()
     }
 
     fn look_up(&mut self, topics: &mut Vec<String>, now: Instant) -> Result<()> {
@@ -508,7 +507,8 @@ impl Producer {
             if came || now >= until {
                 return Ok(());
             }
-            let again = self.slots.iter().filter(|s| !s.waiting.is_empty()).filter_map(|slot| slot.not_before);
+            let waiting = self.slots.iter().filter(|slot| !slot.waiting.is_empty());
+            let again = waiting.filter_map(|slot| slot.not_before).chain(self.quiet.values().copied());
             let until = again.filter(|when| *when > now).fold(until, Instant::min);
             if brokers.is_empty() {
                 std::thread::sleep(until.min(now + RETRY_INTERVAL).saturating_duration_since(now));
@@ -541,7 +541,10 @@ impl Producer {
             };
             came = true;
             match outcomes {
-                Ok(outcomes) => {
+                Ok((outcomes, quiet_ms)) => {
+                    if let Ok(quiet @ 1..) = u64::try_from(quiet_ms) {
+                        self.quiet.insert(broker, Instant::now() + Duration::from_millis(quiet));
+                    }
                     let flight = self.flights.get_mut(&broker).and_then(VecDeque::pop_front);
                     self.take_in(flight.expect("looked at above"), &outcomes)?;
                 }

@@ -18,6 +18,7 @@ use super::calls::CoordinatorOf;
 use super::error::{Error, Result, code};
 use super::producer::Producer;
 use super::txn_calls::{AddOffsets, EndTxn, Membership, TopicOffsets, TxnOffsets};
+use crate::faults;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,7 @@ impl Producer {
     /// See [`Broken`]. After `Aborted` the producer goes on with a new transaction; after the others it is of no
     /// more use.
     pub fn commit(&mut self, offsets: &[TopicOffsets<'_>], membership: &Membership) -> Result<(), Broken> {
+        faults::step("kafka.flush");
         let before = self.flush().and_then(|()| self.send_offsets(offsets, membership));
         if let Err(error) = before {
             return Err(self.abort_for(error));
@@ -65,8 +67,12 @@ impl Producer {
         if !self.touched {
             return Ok(());
         }
+        faults::step("kafka.commit");
         match self.end(true) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                faults::step("kafka.committed");
+                Ok(())
+            }
             Err(End::Unknown(reason)) => Err(Broken::Unknown(reason)),
             Err(End::Refused(error)) => Err(self.abort_for(error)),
         }
@@ -115,6 +121,7 @@ impl Producer {
         if topics.iter().all(|(_, offsets)| offsets.is_empty()) {
             return Ok(());
         }
+        faults::step("kafka.offsets");
         let name = self.transactional()?;
         let deadline = Instant::now() + self.settings.delivery_timeout;
         let (identity, joins) = (self.identity, self.joins);

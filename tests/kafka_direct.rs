@@ -6,8 +6,7 @@ mod support;
 
 use millstream::kafka::direct::build::{Entry, HeaderEntry};
 use millstream::kafka::direct::{
-    Broken, Cluster, Compression, Error, FetchSettings, Fetcher, Membership, ProduceSettings, Producer, Settings, batch,
-    code,
+    Broken, Cluster, Error, FetchSettings, Fetcher, Membership, ProduceSettings, Producer, Settings, batch, code,
 };
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -180,7 +179,10 @@ fn commits_aborts_and_fences(broker: &Broker) {
             }
         }
         match round % 3 {
-            2 => producer.abort().unwrap(),
+            2 => {
+                producer.flush().unwrap();
+                producer.abort().unwrap();
+            }
             _ => producer.commit(&[("direct-txn", vec![(0, round), (1, round + 100)])], &outside).unwrap(),
         }
     }
@@ -302,7 +304,10 @@ fn offsets_that_are_gone_partitions_that_are_none_and_messages_too_long_are_told
     producer.send("direct-edges", 0, &entry(None, &long[..5_000])).unwrap();
     let error = producer.flush().unwrap_err();
     assert_eq!(error.code(), Some(code::MESSAGE_TOO_LARGE), "{error}");
-    assert!(producer.send("direct-edges", 0, &entry(None, b"after")).is_err(), "a batch is missing: nothing goes behind it");
+    assert!(
+        producer.send("direct-edges", 0, &entry(None, b"after")).is_err(),
+        "a batch is missing: nothing goes behind it"
+    );
 
     let soon = Instant::now() + Duration::from_millis(500);
     let error = cluster.watermarks("direct-edges", 9, true, soon).unwrap_err();
@@ -322,7 +327,8 @@ fn batches_as_large_as_a_topic_allows_go_through() {
     producer.commit(&[], &Membership::outside("g")).unwrap();
     let read = read_from(broker, "direct-large", 0, 0, true);
     assert_eq!(read.len(), 60_001);
-    let in_order = |(n, message): (usize, &Read)| message.value.as_ref().is_some_and(|v| v[..8] == (n as u64).to_be_bytes());
+    let in_order =
+        |(n, message): (usize, &Read)| message.value.as_ref().is_some_and(|v| v[..8] == (n as u64).to_be_bytes());
     assert!(read[..60_000].iter().enumerate().all(in_order));
     assert_eq!(read[60_000].value.as_ref().map(Vec::len), Some(990_000));
 }

@@ -251,7 +251,9 @@ pub fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaO
         client: kafka::ClientKind::Library,
         first_answer: Duration::from_millis(config.limits.start_timeout_ms),
     };
-    let SourceKind::Kafka { brokers, topics, group, start, direct, properties } = &config.source.kind else { return None };
+    let SourceKind::Kafka { brokers, topics, group, start, direct, properties } = &config.source.kind else {
+        return None;
+    };
     if let SinkKind::Kafka { topic } = &config.sink.kind {
         options.sink_topic = Some(topic.clone());
         options.dead_letters.clone_from(&config.sink.dead_letters);

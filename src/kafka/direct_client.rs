@@ -2,8 +2,8 @@
 //! and the topics stay with the C library.
 
 use super::client::{
-    Broken, Client, Filling, Membership, Messages, Met, NextOffset, Place, Producer, Reader, Reading, Standing, aborted,
-    taken,
+    Broken, Client, Filling, Membership, Messages, Met, NextOffset, Place, Producer, Reader, Reading, Standing,
+    aborted, taken,
 };
 use super::direct::build::{Entry, HeaderEntry};
 use super::direct::{self, Cluster, Error, FetchSettings, Fetched, Fetcher, ProduceSettings, Settings, batch};
@@ -164,7 +164,8 @@ impl Stream {
                 Ok(None) => return Ok(Met::Nothing),
                 Err(Error::OutOfRange { topic, partition, .. }) => {
                     let found = self.places.iter().find(|(p, _)| p.topic == topic && p.partition == partition);
-                    let (place, _) = found.ok_or_else(|| Fault::internal(format!("{topic}/{partition} is no input")))?;
+                    let (place, _) =
+                        found.ok_or_else(|| Fault::internal(format!("{topic}/{partition} is no input")))?;
                     return Ok(Met::OutOfRange(place.input));
                 }
                 Err(error) => return Err(error.into()),
@@ -178,7 +179,8 @@ impl Stream {
         self.damaged += 1;
         let (Some(slot), true, Error::Damaged(what)) = (slot, self.damaged < DAMAGED_MAX, &error) else {
             let at = slot.and_then(|slot| self.places.get(slot));
-            let at = at.map_or_else(String::new, |(place, next)| format!("{}/{} from {next}", place.topic, place.partition));
+            let at =
+                at.map_or_else(String::new, |(place, next)| format!("{}/{} from {next}", place.topic, place.partition));
             return Err(Fault::from(error).at(at));
         };
         tracing::warn!(target: "millstream::kafka", "{what}: asked for again");
@@ -379,7 +381,9 @@ fn told(broken: direct::Broken, reason: &str) -> Broken {
     match broken {
         direct::Broken::Fenced => Broken::Fenced,
         direct::Broken::Aborted(more) => Broken::Aborted(more),
-        direct::Broken::Unknown(more) => Broken::Unknown(if reason.is_empty() { more } else { format!("{reason}; {more}") }),
+        direct::Broken::Unknown(more) => {
+            Broken::Unknown(if reason.is_empty() { more } else { format!("{reason}; {more}") })
+        }
     }
 }
 

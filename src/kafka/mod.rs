@@ -25,9 +25,9 @@
 pub mod claim;
 pub mod client;
 mod close;
+pub mod consumer;
 pub mod direct;
 pub mod direct_client;
-pub mod consumer;
 pub mod group;
 pub mod headers;
 pub mod producer;

@@ -226,8 +226,10 @@ impl Producer for LaneProducer {
             }
             faults::step("kafka.offsets");
             let list = offset_list(offsets).map_err(|fault| fault.message)?;
-            retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(&list, &group.metadata, CALL_TIMEOUT))
-                .map_err(|error| note(client, &error, &mut state.fenced))
+            retried(COMMIT_TIMEOUT, || {
+                client.producer.send_offsets_to_transaction(&list, &group.metadata, CALL_TIMEOUT)
+            })
+            .map_err(|error| note(client, &error, &mut state.fenced))
         });
         if let Err(reason) = before {
             return Err(self.abort_locked(state, reason));

@@ -110,7 +110,9 @@ impl Broker {
             .args(["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", &self.address()])
             .args(["--topic", topic, "--partition", &partition.to_string(), "--offset", "earliest"])
             .args(["--max-messages", &messages.to_string(), "--timeout-ms", "30000"])
-            .args(["print.timestamp=true", "print.headers=true", "print.key=true"].iter().flat_map(|p| ["--property", p]))
+            .args(
+                ["print.timestamp=true", "print.headers=true", "print.key=true"].iter().flat_map(|p| ["--property", p]),
+            )
             .output()
             .expect("java runs");
         String::from_utf8_lossy(&shown.stdout).into_owned()

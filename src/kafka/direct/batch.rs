@@ -324,8 +324,12 @@ mod tests {
             let headers: &[(&[u8], Option<&[u8]>)] = &[(b"trace", Some(b"1")), (b"none", None)];
             let headers = if n % 3 == 0 { headers } else { &[] };
             let key = [n];
-            let entry =
-                Entry { key: (n % 2 == 0).then_some(&key[..]), value: Some(&value), timestamp: 1_000 - i64::from(n), headers };
+            let entry = Entry {
+                key: (n % 2 == 0).then_some(&key[..]),
+                value: Some(&value),
+                timestamp: 1_000 - i64::from(n),
+                headers,
+            };
             builder.push(&entry);
         }
         builder.seal(Compression::None, Identity { id: 7, epoch: 1 }, 5, true).unwrap().to_vec()

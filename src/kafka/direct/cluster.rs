@@ -67,7 +67,8 @@ impl Cluster {
         }
         if !self.connections.contains_key(&broker) {
             let address = self.addresses.get(&broker).cloned();
-            let address = address.ok_or_else(|| Error::broker(format!("broker {broker}"), code::LEADER_NOT_AVAILABLE))?;
+            let address =
+                address.ok_or_else(|| Error::broker(format!("broker {broker}"), code::LEADER_NOT_AVAILABLE))?;
             let connection = self.dial(&address)?;
             self.connections.insert(broker, connection);
         }
@@ -231,7 +232,9 @@ impl Cluster {
             Some(count) if (0..count as i32).contains(&partition) => code::LEADER_NOT_AVAILABLE,
             _ => code::UNKNOWN_TOPIC_OR_PARTITION,
         };
-        self.leader(topic, partition).map(|(leader, _)| leader).ok_or_else(|| Error::broker(format!("{topic}/{partition}"), code))
+        self.leader(topic, partition)
+            .map(|(leader, _)| leader)
+            .ok_or_else(|| Error::broker(format!("{topic}/{partition}"), code))
     }
 
     /// Asks the leader of a partition, and forgets who leads where it doesn't.
@@ -276,7 +279,13 @@ impl Cluster {
     ///
     /// # Errors
     /// Those of the leader; `Timeout` and `Io` where none answers by the deadline.
-    pub fn watermarks(&mut self, topic: &str, partition: i32, committed: bool, deadline: Instant) -> Result<(i64, i64)> {
+    pub fn watermarks(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        committed: bool,
+        deadline: Instant,
+    ) -> Result<(i64, i64)> {
         let mut ask = |at| {
             self.retrying(deadline, |cluster| {
                 let call = ListOffsets { topic, partitions: &[partition], at, committed };

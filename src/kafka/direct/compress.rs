@@ -66,7 +66,9 @@ impl FromStr for Compression {
             "snappy" => Compression::Snappy,
             "lz4" => Compression::Lz4,
             "zstd" => Compression::Zstd,
-            other => return Err(Error::Config(format!("\"{other}\" is no compression: none, gzip, snappy, lz4, zstd"))),
+            other => {
+                return Err(Error::Config(format!("\"{other}\" is no compression: none, gzip, snappy, lz4, zstd")));
+            }
         })
     }
 }

@@ -254,7 +254,9 @@ impl Connection {
                 Err(error) => return Err(self.failed(name, error)),
             }
             let now = Instant::now();
-            if now < until && self.transport.wait(false, until.min(overdue)).map_err(|error| self.failed(name, error))? {
+            if now < until
+                && self.transport.wait(false, until.min(overdue)).map_err(|error| self.failed(name, error))?
+            {
                 continue;
             }
             if Instant::now() >= overdue {

@@ -393,7 +393,9 @@ mod tests {
         for n in 0..10u8 {
             builder.push(&Entry { key: None, value: Some(&[n]), timestamp: 1, headers: &[] });
         }
-        for compression in [Compression::None, Compression::Lz4, Compression::Snappy, Compression::Zstd, Compression::Gzip] {
+        for compression in
+            [Compression::None, Compression::Lz4, Compression::Snappy, Compression::Zstd, Compression::Gzip]
+        {
             let whole = builder.seal(compression, Identity::NONE, -1, false).unwrap().to_vec();
             let log = [whole.clone(), whole[..whole.len() / 2].to_vec()].concat();
             assert_eq!(offsets(answer(&log, &[], 20).bytes(), 7, true), [7, 8, 9], "{compression:?}");
@@ -402,7 +404,11 @@ mod tests {
 
     #[test]
     fn cuts_and_flips_of_a_whole_answer_never_panic_or_show_what_was_not_written() {
-        let log = [batch(0, b"first", ONE, Compression::None, true), batch(1, b"second", ONE, Compression::Lz4, true), end(2, ONE, true)];
+        let log = [
+            batch(0, b"first", ONE, Compression::None, true),
+            batch(1, b"second", ONE, Compression::Lz4, true),
+            end(2, ONE, true),
+        ];
         let whole = answer(&log.concat(), &[(9, 9)], 3);
         for cut in 0..whole.len() - 1 {
             assert!(read(&whole.bytes()[..cut], 0, true).is_err(), "cut at {cut}");

@@ -194,7 +194,12 @@ impl Fetcher {
             if now >= deadline || (self.settings.tells_end && (0..self.slots.len()).all(|slot| self.is_at_end(slot))) {
                 return Ok(None);
             }
-            let again = self.slots.iter().filter_map(|slot| slot.not_before).chain(self.refresh_not_before).chain(self.quiet.values().copied());
+            let again = self
+                .slots
+                .iter()
+                .filter_map(|slot| slot.not_before)
+                .chain(self.refresh_not_before)
+                .chain(self.quiet.values().copied());
             let until = again.filter(|when| *when > now).fold(deadline, Instant::min);
             if self.flights.is_empty() {
                 let nap = until.min(now + RETRY_INTERVAL).saturating_duration_since(now);
@@ -303,8 +308,13 @@ impl Fetcher {
             let read = answer.and_then(|answer| {
                 let answer = answer.expect("none went on above");
                 let how = self.settings;
-                let call =
-                    Fetch { wanted: &wanted, committed: how.committed, wait_ms: 0, bytes_max: 0, partition_bytes_max: 0 };
+                let call = Fetch {
+                    wanted: &wanted,
+                    committed: how.committed,
+                    wait_ms: 0,
+                    bytes_max: 0,
+                    partition_bytes_max: 0,
+                };
                 let (quiet_ms, parts) = call.read(&mut answer.reader())?;
                 Ok((answer, quiet_ms, parts))
             });

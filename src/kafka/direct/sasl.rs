@@ -140,7 +140,9 @@ mod tests {
             Ok(if said == 1 { format!("r={nonce}x,s=AAAA,i=4096").into_bytes() } else { b"v=AAAA".to_vec() })
         });
         assert!(error.unwrap_err().to_string().contains("prove"));
-        for odd in ["", "r=other,s=AAAA,i=4096", "r=NONCEx,s=!,i=4096", "r=NONCEx,s=AAAA,i=1", "r=NONCEx,s=AAAA,i=9999999"] {
+        for odd in
+            ["", "r=other,s=AAAA,i=4096", "r=NONCEx,s=!,i=4096", "r=NONCEx,s=AAAA,i=1", "r=NONCEx,s=AAAA,i=9999999"]
+        {
             assert!(prove::<Scram256>("p", "NONCE", "n=u,r=NONCE", odd).is_err(), "{odd}");
         }
     }

@@ -181,11 +181,12 @@ fn tls_of<'p>(get: &impl Fn(&str) -> Option<&'p str>) -> Result<Tls> {
         (None, Some(path)) => file(path).map(Some),
         (None, None) => Ok(None),
     };
-    let identity = match (pem("ssl.certificate.location", "ssl.certificate.pem")?, pem("ssl.key.location", "ssl.key.pem")?) {
-        (Some(chain), Some(key)) => Some((chain, Secret::new(key))),
-        (None, None) => None,
-        _ => return Err(Error::Config("a client certificate and its key go together".into())),
-    };
+    let identity =
+        match (pem("ssl.certificate.location", "ssl.certificate.pem")?, pem("ssl.key.location", "ssl.key.pem")?) {
+            (Some(chain), Some(key)) => Some((chain, Secret::new(key))),
+            (None, None) => None,
+            _ => return Err(Error::Config("a client certificate and its key go together".into())),
+        };
     let any_name = match get("ssl.endpoint.identification.algorithm") {
         None | Some("https") => false,
         Some("none" | "") => true,

@@ -428,7 +428,12 @@ mod tests {
     fn tagged_fields_are_shown_and_gone_past() {
         let bytes = [2, 0, 1, 7, 9, 0, 42];
         let (mut reader, mut seen) = (Reader::new(&bytes), Vec::new());
-        reader.tagged(|tag, content| { seen.push((tag, content.left())); Ok(()) }).unwrap();
+        reader
+            .tagged(|tag, content| {
+                seen.push((tag, content.left()));
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(seen, [(0, 1), (9, 0)]);
         assert_eq!(reader.u8().unwrap(), 42);
     }

@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 use support::broker::Broker;
 use support::secure_broker::{ALICE, SCRAM, SecureBroker};
 
+/// The timestamps here are of another year: retention would remove the messages while they are read.
+const FOR_GOOD: (&str, &str) = ("retention.ms", "-1");
+
 const ALL: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
 fn settings(broker: &Broker) -> Settings {
@@ -84,7 +87,7 @@ fn what_is_written_is_read_by_librdkafka_and_the_console_consumer() {
     let broker = Broker::shared();
     for compression in ALL {
         let topic = format!("direct-out-{compression}");
-        broker.create_topic(&topic, 3);
+        broker.create_topic_with(&topic, 3, &[FOR_GOOD]);
         let mut producer = Producer::open(settings(broker), plain(compression)).unwrap();
         let headers: [HeaderEntry<'_>; 3] = [(b"trace", Some(b"a1")), (b"none", None), (b"trace", Some(b""))];
         for n in 0..3_000u64 {
@@ -132,7 +135,7 @@ fn what_librdkafka_writes_is_read() {
     let broker = Broker::shared();
     for compression in ALL {
         let topic = format!("direct-in-{compression}");
-        broker.create_topic(&topic, 1);
+        broker.create_topic_with(&topic, 1, &[FOR_GOOD]);
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", broker.address())
             .set("compression.type", compression)
@@ -166,7 +169,7 @@ fn what_librdkafka_writes_is_read() {
 }
 
 fn commits_aborts_and_fences(broker: &Broker) {
-    broker.create_topic("direct-txn", 2);
+    broker.create_topic_with("direct-txn", 2, &[FOR_GOOD]);
     let mut producer = Producer::open(settings(broker), transactional("direct-txn-0")).unwrap();
     let outside = Membership::outside("direct-group");
     let mut expected = Vec::new();
@@ -230,7 +233,7 @@ fn transactions_commit_abort_and_fence_in_version_1() {
 #[test]
 fn offsets_of_a_generation_that_is_over_are_refused_and_nothing_is_visible() {
     let broker = Broker::shared();
-    broker.create_topic("direct-stale", 1);
+    broker.create_topic_with("direct-stale", 1, &[FOR_GOOD]);
     let mut producer = Producer::open(settings(broker), transactional("direct-stale-0")).unwrap();
     let stale = Membership { generation: 7, member: "nobody".into(), ..Membership::outside("direct-stale") };
     producer.send("direct-stale", 0, &entry(None, b"never")).unwrap();
@@ -245,7 +248,7 @@ fn offsets_of_a_generation_that_is_over_are_refused_and_nothing_is_visible() {
 #[test]
 fn a_broker_that_restarts_under_load_costs_neither_a_message_nor_the_order() {
     let broker = Broker::new();
-    broker.create_topic("direct-restart", 4);
+    broker.create_topic_with("direct-restart", 4, &[FOR_GOOD]);
     let how = ProduceSettings { batch_bytes: 2_000, ..ProduceSettings::default() };
     let mut producer = Producer::open(settings(&broker), how).unwrap();
     std::thread::scope(|scope| {
@@ -276,7 +279,7 @@ fn a_broker_that_restarts_under_load_costs_neither_a_message_nor_the_order() {
 #[test]
 fn offsets_that_are_gone_partitions_that_are_none_and_messages_too_long_are_told() {
     let broker = Broker::shared();
-    broker.create_topic_with("direct-edges", 1, &[("max.message.bytes", "2000")]);
+    broker.create_topic_with("direct-edges", 1, &[("max.message.bytes", "2000"), FOR_GOOD]);
     let mut producer = Producer::open(settings(broker), ProduceSettings::default()).unwrap();
     for n in 0..100u64 {
         producer.send("direct-edges", 0, &entry(None, &n.to_be_bytes())).unwrap();
@@ -317,7 +320,7 @@ fn offsets_that_are_gone_partitions_that_are_none_and_messages_too_long_are_told
 #[test]
 fn batches_as_large_as_a_topic_allows_go_through() {
     let broker = Broker::shared();
-    broker.create_topic("direct-large", 1);
+    broker.create_topic_with("direct-large", 1, &[FOR_GOOD]);
     let how = ProduceSettings { batch_bytes: 1_000_000, ..transactional("direct-large") };
     let mut producer = Producer::open(settings(broker), how).unwrap();
     for n in 0..60_000u64 {
@@ -366,7 +369,7 @@ fn read_over(port: u16, properties: &[(&str, &str)]) -> Result<i64, Error> {
 #[test]
 fn tls_and_logins_open_what_they_should_and_nothing_else() {
     let secure = SecureBroker::shared();
-    secure.broker.create_topic("direct-secure", 1);
+    secure.broker.create_topic_with("direct-secure", 1, &[FOR_GOOD]);
     let (ca, stranger) = (secure.file("ca.pem"), secure.file("stranger-ca.pem"));
     let (chain, key) = (secure.file("client-cert.pem"), secure.file("client-key.pem"));
     let trust = [("security.protocol", "SSL"), ("ssl.ca.location", ca.as_str())];

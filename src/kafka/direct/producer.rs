@@ -22,7 +22,7 @@ use super::connection::wait_for;
 use super::error::{Error, Result, code};
 use super::produce_call::{Outcome, Produce, write_heads};
 use super::settings::Settings;
-use super::txn_calls::{AddPartitions, Identity, InitProducerId};
+use super::txn_calls::{Identity, InitProducerId};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -75,9 +75,9 @@ struct Batch {
 
 /// A partition that is written to.
 #[derive(Debug)]
-struct Slot {
-    topic: usize,
-    partition: i32,
+pub(super) struct Slot {
+    pub(super) topic: usize,
+    pub(super) partition: i32,
     open: Builder,
     next_sequence: i32,
     /// Sealed and not on their way, in order.
@@ -85,9 +85,9 @@ struct Slot {
     on_their_way: usize,
     /// One has failed: nothing more goes until the others are answered.
     held: bool,
-    not_before: Option<Instant>,
+    pub(super) not_before: Option<Instant>,
     /// The coordinator knows that the transaction writes here (or needn't be told).
-    announced: bool,
+    pub(super) announced: bool,
 }
 
 /// A request on its way: its batches, by slot.
@@ -106,8 +106,8 @@ pub struct Producer {
     pub(super) identity: Identity,
     /// Version 2 of the transactions' protocol.
     pub(super) joins: bool,
-    topics: Vec<String>,
-    slots: Vec<Slot>,
+    pub(super) topics: Vec<String>,
+    pub(super) slots: Vec<Slot>,
     /// The slot that was written last.
     last: usize,
     flights: HashMap<i32, VecDeque<Flight>>,
@@ -417,37 +417,6 @@ impl Producer {
         match self.cluster.refresh(topics) {
             Err(error) if error.may_pass() || error.breaks_connection() => Ok(()),
             done => done,
-        }
-    }
-
-    /// Tells the coordinator which partitions the transaction writes to (version 1). False: later.
-    fn announce(&mut self, slots: &[usize]) -> Result<bool> {
-        let Some(name) = self.settings.transactional.clone() else { return Ok(true) };
-        self.touched = true;
-        let new: Vec<usize> = slots.iter().copied().filter(|number| !self.slots[*number].announced).collect();
-        if new.is_empty() {
-            return Ok(true);
-        }
-        let mut topics: Vec<(&str, Vec<i32>)> = Vec::new();
-        for number in &new {
-            let (topic, partition) = (self.topics[self.slots[*number].topic].as_str(), self.slots[*number].partition);
-            match topics.iter_mut().find(|(known, _)| *known == topic) {
-                Some((_, partitions)) => partitions.push(partition),
-                None => topics.push((topic, vec![partition])),
-            }
-        }
-        let call = AddPartitions { transactional: &name, identity: self.identity, topics: &topics };
-        match self.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call) {
-            Ok(()) => {
-                new.iter().for_each(|number| self.slots[*number].announced = true);
-                Ok(true)
-            }
-            Err(error) if error.may_pass() => {
-                let again = Instant::now() + RETRY_INTERVAL / 2;
-                slots.iter().for_each(|number| self.slots[*number].not_before = Some(again));
-                Ok(false)
-            }
-            Err(error) => Err(error),
         }
     }
 

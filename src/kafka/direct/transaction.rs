@@ -17,7 +17,7 @@
 use super::calls::CoordinatorOf;
 use super::error::{Error, Result, code};
 use super::producer::Producer;
-use super::txn_calls::{AddOffsets, EndTxn, Membership, TopicOffsets, TxnOffsets};
+use super::txn_calls::{AddOffsets, AddPartitions, EndTxn, Membership, TopicOffsets, TxnOffsets};
 use crate::faults;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -133,6 +133,37 @@ impl Producer {
         }
         let call = TxnOffsets { transactional: &name, identity, membership, topics, joins };
         self.patiently(deadline, |p| p.control.ask_coordinator(CoordinatorOf::Group, group, &call))
+    }
+
+    /// Tells the coordinator which partitions the transaction writes to (version 1). False: later.
+    pub(super) fn announce(&mut self, slots: &[usize]) -> Result<bool> {
+        let Some(name) = self.settings.transactional.clone() else { return Ok(true) };
+        self.touched = true;
+        let new: Vec<usize> = slots.iter().copied().filter(|number| !self.slots[*number].announced).collect();
+        if new.is_empty() {
+            return Ok(true);
+        }
+        let mut topics: Vec<(&str, Vec<i32>)> = Vec::new();
+        for number in &new {
+            let (topic, partition) = (self.topics[self.slots[*number].topic].as_str(), self.slots[*number].partition);
+            match topics.iter_mut().find(|(known, _)| *known == topic) {
+                Some((_, partitions)) => partitions.push(partition),
+                None => topics.push((topic, vec![partition])),
+            }
+        }
+        let call = AddPartitions { transactional: &name, identity: self.identity, topics: &topics };
+        match self.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call) {
+            Ok(()) => {
+                new.iter().for_each(|number| self.slots[*number].announced = true);
+                Ok(true)
+            }
+            Err(error) if error.may_pass() => {
+                let again = Instant::now() + RETRY_INTERVAL * 2;
+                slots.iter().for_each(|number| self.slots[*number].not_before = Some(again));
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn transactional(&self) -> Result<String> {

@@ -351,7 +351,8 @@ fn an_address_that_swallows_everything_is_waited_for_no_longer_than_said() {
     assert!(fetcher.next(Duration::from_millis(500)).unwrap().is_none());
     let mut cluster = Cluster::new(settings).unwrap();
     assert!(cluster.watermarks("t", 0, true, Instant::now() + Duration::from_secs(1)).is_err());
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // About five seconds; a crowded machine takes longer, a wait without a bound for ever.
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }
 
 /// Reads a topic over a listener, with properties as librdkafka names them.

@@ -4,6 +4,7 @@
 
 pub mod broker;
 pub mod daemon;
+pub mod disk;
 pub mod events;
 pub mod library;
 pub mod stream;

@@ -2,7 +2,7 @@
 //! other.
 
 use crate::batch::{Block, Cursor};
-use crate::checkpoint::{LocalStore, checkpoint_name};
+use crate::checkpoint::checkpoint_name;
 use crate::cli::ReplayArgs;
 use crate::config::Config;
 use crate::engine::home::Home;
@@ -49,9 +49,10 @@ struct Past {
 }
 
 fn replay_lane(config: &Config, home: &Home, lane: u32, args: &ReplayArgs) -> Result<(Value, Option<Fault>)> {
-    let store = LocalStore::open(&home.checkpoint_dir(config.checkpoint.store.as_deref(), lane))?;
+    let store = home.checkpoints(config.checkpoint.store.as_deref(), lane)?;
     let lineage = &home.lineage;
-    let archive = Archive { store: &store, artifacts: &home.artifacts, base: &lineage.base, lineage: &lineage.lineage };
+    let (store, artifacts) = (store.as_ref(), home.artifacts.as_ref());
+    let archive = Archive { store, artifacts, base: &lineage.base, lineage: &lineage.lineage };
     let mut past = open(config, home, lane, args, &archive)?;
     if !args.artifacts.is_empty() {
         return Ok((compare(config, lane, args, past)?, None));

@@ -6,7 +6,7 @@
 use super::lane_status::LanePublisher;
 use super::worker::PREVIOUS_PREFIX;
 use crate::artifact;
-use crate::checkpoint::LocalStore;
+use crate::checkpoint::Store;
 use crate::error::Result;
 use crate::metrics::LaneMetrics;
 use crate::pipeline::Manifest;
@@ -40,7 +40,7 @@ pub struct CheckpointJob {
 /// What the checkpointer needs to know of a lane.
 pub struct CheckpointDesk {
     /// The lane's files.
-    pub store: LocalStore,
+    pub store: Arc<dyn Store>,
     /// False: the journal is kept whole.
     pub trim: bool,
     /// Journal records before this number are no longer needed.
@@ -110,8 +110,8 @@ fn checkpoint(job: CheckpointJob) {
     desk.swaps.lock().unwrap_or_else(PoisonError::into_inner).insert(job.number, job.swap);
     let outcome: Result<()> = desk.store.put_checkpoint(job.number, &bytes, job.keep).and_then(|oldest| {
         desk.metrics.checkpointed(started.elapsed().as_nanos() as u64);
-        let path = desk.store.path(&crate::checkpoint::checkpoint_name(job.number));
-        desk.publisher.checkpointed(job.seq, path.display().to_string());
+        let place = desk.store.place(&crate::checkpoint::checkpoint_name(job.number));
+        desk.publisher.checkpointed(job.seq, place);
         if desk.trim {
             // The oldest checkpoint's own record is kept: replay begins behind it and checks against it.
             desk.trim_before.fetch_max(oldest, Relaxed);

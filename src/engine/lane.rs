@@ -8,8 +8,9 @@ use crate::encode::Encoder;
 use crate::error::{Fault, Result};
 use crate::journal::{JournalRecord, SwapEntry};
 use crate::metrics::{LaneMetrics, ModelCounters, Progressive};
-use crate::pipeline::{Counts, Observer, Pipeline};
+use crate::pipeline::{Counts, Manifest, Observer, Pipeline};
 use crate::sink::InputNames;
+use crate::state::State;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -224,6 +225,12 @@ impl LaneCore {
     /// The version that a rollback would bring back.
     pub fn previous(&mut self) -> Option<&mut Pipeline> {
         self.previous.as_mut()
+    }
+    /// The version that a rollback would bring back, as it is kept in a file: whole, under its own hash.
+    pub fn previous_snapshot(&mut self) -> Option<(Manifest, State)> {
+        let previous = self.previous.as_mut()?;
+        let hash = serde_json::json!({ "hash": previous.hash() });
+        Some(previous.snapshot("artifact", hash, serde_json::Value::Null))
     }
     /// The pipeline in force.
     pub fn pipeline(&mut self) -> &mut Pipeline {

@@ -6,7 +6,7 @@ use super::lane::LaneCore;
 use super::worker::previous_name;
 use crate::artifact;
 use crate::batch::{Block, Cursor};
-use crate::checkpoint::{LocalStore, checkpoint_name};
+use crate::checkpoint::{Store, checkpoint_name};
 use crate::error::{Class, Fault, Result};
 use crate::journal::{Journal, JournalRecord, SwapEntry};
 use crate::pipeline::{Manifest, Pipeline};
@@ -16,9 +16,9 @@ use std::sync::Arc;
 /// Where a lane's past is kept.
 pub struct Archive<'a> {
     /// The lane's checkpoints.
-    pub store: &'a LocalStore,
+    pub store: &'a dyn Store,
     /// Artifacts by their content hash: the lineage's first pipeline, and every candidate that came in.
-    pub artifacts: &'a LocalStore,
+    pub artifacts: &'a dyn Store,
     /// Content hash of the pipeline that the lineage began with.
     pub base: &'a str,
     /// The lineage.
@@ -308,9 +308,7 @@ impl Archive<'_> {
     /// of a swap of the same number that was never committed.
     fn keep_previous(&self, core: &mut LaneCore) -> Result<()> {
         let name = previous_name(core.swap());
-        if let Some(previous) = core.previous() {
-            let hash = serde_json::json!({ "hash": previous.hash() });
-            let (manifest, state) = previous.snapshot("artifact", hash, serde_json::Value::Null);
+        if let Some((manifest, state)) = core.previous_snapshot() {
             let bytes = artifact::encode(&serde_json::json!(manifest), &state);
             if self.store.get(&name)?.as_deref() != Some(&bytes[..]) {
                 self.store.put(&name, &bytes)?;

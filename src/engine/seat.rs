@@ -10,7 +10,7 @@ use super::recover::{Archive, Recovered, recover};
 use super::wire::{self, Ends};
 use super::worker::{Order, Worker};
 use crate::admin::status::{LaneState, VersionStatus};
-use crate::checkpoint::LocalStore;
+use crate::checkpoint::Store;
 use crate::config::{Config, SinkKind, SourceKind};
 use crate::error::{Class, Fault, Result};
 use crate::journal::{Journal, JournalRecord};
@@ -114,9 +114,9 @@ impl Seat {
         let (config, lane) = (&self.config, self.lane);
         self.publisher.state(LaneState::Recovering);
         let dir = self.home.lane_dir(lane);
-        let store = LocalStore::open(&self.home.checkpoint_dir(config.checkpoint.store.as_deref(), lane))?;
+        let store = self.home.checkpoints(config.checkpoint.store.as_deref(), lane)?;
         let mut ends = wire::open(config, lane, &self.home.lineage.lineage, &dir, socket)?;
-        let Some((mut core, tail)) = self.recover(&mut ends, &store)? else {
+        let Some((mut core, tail)) = self.recover(&mut ends, store.as_ref())? else {
             // Told to stop on the way: nothing was taken, and what was committed stands.
             self.publisher.state(LaneState::Ended);
             return Ok(());
@@ -181,10 +181,10 @@ impl Seat {
 
     /// The lane as it was at its last commit, its outputs cut back to it. `None` where the daemon is told
     /// to stop meanwhile.
-    fn recover(&self, ends: &mut Ends, store: &LocalStore) -> Result<Option<(LaneCore, Option<JournalRecord>)>> {
+    fn recover(&self, ends: &mut Ends, store: &dyn Store) -> Result<Option<(LaneCore, Option<JournalRecord>)>> {
         let (config, lineage) = (&self.config, &self.home.lineage);
         let archive =
-            Archive { store, artifacts: &self.home.artifacts, base: &lineage.base, lineage: &lineage.lineage };
+            Archive { store, artifacts: self.home.artifacts.as_ref(), base: &lineage.base, lineage: &lineage.lineage };
         let heartbeat = self.health.lane(self.lane as usize);
         let make =
             |pipeline, at: Option<&_>| wire::core(config, self.lane, &lineage.lineage, &self.metrics, pipeline, at);

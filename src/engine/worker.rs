@@ -296,9 +296,7 @@ impl Worker {
         self.before = Some(std::mem::replace(&mut self.current, current));
         tracing::info!(lane = self.core.lane(), seq, swap, version = self.current.version.as_str(), "version in force");
         self.publisher.version(self.current.clone(), self.before.clone());
-        if let Some(previous) = self.core.previous() {
-            let hash = json!({ "hash": previous.hash() });
-            let (manifest, state) = previous.snapshot("artifact", hash, Value::Null);
+        if let Some((manifest, state)) = self.core.previous_snapshot() {
             let (desk, manifest) = (self.desk.clone(), Box::new(manifest));
             // A checkpointer that has ended is a daemon that ends.
             let _ = self.jobs.send(Job::Previous { desk, name: previous_name(swap), manifest, state });

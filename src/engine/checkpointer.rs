@@ -87,18 +87,21 @@ pub enum Job {
 
 /// Works off the jobs until the last sender is gone.
 pub fn run(jobs: &flume::Receiver<Job>) {
-    for job in jobs {
-        match job {
-            Job::Checkpoint(job) => checkpoint(*job),
-            Job::Previous { desk, name, manifest, state } => {
-                if let Err(fault) = desk.store.put(&name, &artifact::encode(&json!(manifest), &state)) {
-                    desk.publisher.fault(&fault);
-                }
+    jobs.iter().for_each(work_off);
+}
+
+/// Works off one job.
+pub fn work_off(job: Job) {
+    match job {
+        Job::Checkpoint(job) => checkpoint(*job),
+        Job::Previous { desk, name, manifest, state } => {
+            if let Err(fault) = desk.store.put(&name, &artifact::encode(&json!(manifest), &state)) {
+                desk.publisher.fault(&fault);
             }
-            Job::Barrier(done) => {
-                // Whoever asked may have given up waiting.
-                let _ = done.send(());
-            }
+        }
+        Job::Barrier(done) => {
+            // Whoever asked may have given up waiting.
+            let _ = done.send(());
         }
     }
 }

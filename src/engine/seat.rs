@@ -14,6 +14,7 @@ use crate::checkpoint::Store;
 use crate::clock::Clock;
 use crate::config::{Config, SinkKind, SourceKind};
 use crate::error::{Class, Fault, Result};
+use crate::faults;
 use crate::journal::{Journal, JournalRecord};
 use crate::metrics::{Health, LaneMetrics};
 use crate::pipeline::Pipeline;
@@ -138,9 +139,13 @@ impl Seat {
     pub fn worker(&self, mut ends: Ends, store: Arc<dyn Store>) -> Result<Option<Worker>> {
         let (config, lane) = (&self.config, self.lane);
         let Some((mut core, tail)) = self.recover(&mut ends, store.as_ref())? else { return Ok(None) };
-        let positions: Vec<(String, Position)> =
+        let mut positions: Vec<(String, Position)> =
             core.ledger.positions().iter().map(|(name, position)| (name.clone(), *position)).collect();
+        if faults::planted("replay-emits") {
+            positions.iter_mut().for_each(|(_, position)| position.offset = position.offset.saturating_sub(1));
+        }
         ends.source.source().start(&positions)?;
+        faults::step("recovery.started");
         let begins = ends.source.source().positions();
         let Ends { source, sink, journal } = ends;
         let trim_before = Arc::new(AtomicU64::new(0));
@@ -157,6 +162,7 @@ impl Seat {
             // The lane's first record says with what it began, and where, before the first event is taken.
             core.ledger.stand_at(&begins.into_iter().collect());
             far_end.commit(Commit { record: core.record(), checkpoint: None, replies: Vec::new() })?;
+            faults::step("journal.first");
         }
         let outlet = match wire::sink_is_threaded(config) {
             true => Outlet::threaded(far_end, format!("sink-{lane}"))?,
@@ -222,6 +228,7 @@ impl Seat {
         let Recovered { mut core, tail, .. } = recovered;
         core.set_learn(config.learn.enabled);
         ends.sink.recover(tail.as_ref().map_or(&[], |t| &t.outputs))?;
+        faults::step("recovery.cut");
         Ok(Some((core, tail)))
     }
 

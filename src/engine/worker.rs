@@ -13,6 +13,7 @@ use crate::admin::status::{LaneState, VersionStatus};
 use crate::batch::{Block, Cursor};
 use crate::clock::Clock;
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::metrics::{Health, LaneMetrics, LatencyStage, SwapResult};
 use crate::pipeline::Pipeline;
 use crate::sink::InputNames;
@@ -233,6 +234,7 @@ impl Worker {
                 let version = candidate.version().to_string();
                 match self.core.swap_in(*candidate) {
                     Ok(seq) => {
+                        faults::step("swap.taken");
                         self.metrics.swap(SwapResult::Applied);
                         self.in_force(version, origin, seq);
                         self.commit(None, vec![self.reply(done, seq)], clocks)
@@ -245,6 +247,7 @@ impl Worker {
             }
             Order::Rollback(done) => match self.core.roll_back() {
                 Ok(seq) => {
+                    faults::step("swap.rolled-back");
                     self.metrics.swap(SwapResult::RolledBack);
                     let before = self.before.take().unwrap_or_default();
                     self.in_force(before.version, before.origin, seq);
@@ -345,12 +348,14 @@ impl Working {
     pub fn finish(self) -> Result<Option<flume::Receiver<()>>> {
         let Working { mut worker, health, mut clocks, .. } = self;
         health.lane(worker.core.lane() as usize).busy();
+        faults::step("drain.begin");
         worker.publisher.state(LaneState::Draining);
         worker.commit(Some(WithCheckpoint::default()), Vec::new(), &mut clocks)?;
         worker.publish();
         worker.intake.finish(FINISH_MAX)?;
         drop(worker.intake);
         worker.outlet.close()?;
+        faults::step("drain.committed");
         let (done, written) = flume::bounded(1);
         let asked = worker.jobs.send(Job::Barrier(done)).is_ok();
         Ok(asked.then_some(written))

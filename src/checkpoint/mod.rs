@@ -9,6 +9,7 @@
 mod local;
 
 use crate::error::{Fault, Result};
+use crate::faults;
 use std::sync::Arc;
 
 pub use local::LocalStore;
@@ -76,6 +77,7 @@ impl dyn Store + '_ {
         let numbers = self.checkpoints()?;
         let (old, kept) = numbers.split_at(numbers.len().saturating_sub(keep.max(1)));
         for number in old {
+            faults::step("store.remove");
             self.remove(&checkpoint_name(*number))?;
         }
         Ok(kept.first().copied().unwrap_or(number))

@@ -8,6 +8,7 @@ use super::worker::PREVIOUS_PREFIX;
 use crate::artifact;
 use crate::checkpoint::Store;
 use crate::error::Result;
+use crate::faults;
 use crate::metrics::LaneMetrics;
 use crate::pipeline::Manifest;
 use crate::state::State;
@@ -87,18 +88,22 @@ pub enum Job {
 
 /// Works off the jobs until the last sender is gone.
 pub fn run(jobs: &flume::Receiver<Job>) {
-    for job in jobs {
-        match job {
-            Job::Checkpoint(job) => checkpoint(*job),
-            Job::Previous { desk, name, manifest, state } => {
-                if let Err(fault) = desk.store.put(&name, &artifact::encode(&json!(manifest), &state)) {
-                    desk.publisher.fault(&fault);
-                }
+    jobs.iter().for_each(work_off);
+}
+
+/// Works off one job.
+pub fn work_off(job: Job) {
+    match job {
+        Job::Checkpoint(job) => checkpoint(*job),
+        Job::Previous { desk, name, manifest, state } => {
+            faults::step("swap.previous");
+            if let Err(fault) = desk.store.put(&name, &artifact::encode(&json!(manifest), &state)) {
+                desk.publisher.fault(&fault);
             }
-            Job::Barrier(done) => {
-                // Whoever asked may have given up waiting.
-                let _ = done.send(());
-            }
+        }
+        Job::Barrier(done) => {
+            // Whoever asked may have given up waiting.
+            let _ = done.send(());
         }
     }
 }
@@ -109,6 +114,7 @@ fn checkpoint(job: CheckpointJob) {
     let bytes = artifact::encode(&json!(job.manifest), &job.state);
     desk.swaps.lock().unwrap_or_else(PoisonError::into_inner).insert(job.number, job.swap);
     let outcome: Result<()> = desk.store.put_checkpoint(job.number, &bytes, job.keep).and_then(|oldest| {
+        faults::step("checkpoint.kept");
         desk.metrics.checkpointed(started.elapsed().as_nanos() as u64);
         let place = desk.store.place(&crate::checkpoint::checkpoint_name(job.number));
         desk.publisher.checkpointed(job.seq, place);

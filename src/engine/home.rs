@@ -14,6 +14,7 @@ use crate::artifact;
 use crate::checkpoint::{LocalStore, Store};
 use crate::disk::sync_dir;
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::pipeline::Pipeline;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
@@ -79,6 +80,7 @@ impl Home {
             None => {
                 artifacts.put(&base, bytes)?;
                 let lineage = Lineage { lineage: new_name(&base, lanes), lanes, base };
+                faults::step("home.lineage");
                 let text = serde_json::to_vec_pretty(&lineage).expect("plain data");
                 LocalStore::open(dir)?.put("lineage.json", &text)?;
                 lineage

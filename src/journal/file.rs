@@ -8,6 +8,7 @@
 
 use super::{Journal, JournalRecord};
 use crate::error::{Fault, Result};
+use crate::faults;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -106,8 +107,10 @@ impl Journal for FileJournal {
             Some((file, length)) if length < SEGMENT_BYTES_MAX => (file, length),
             _ => self.open_segment(record.number)?,
         };
+        faults::step("journal.write");
         let mut written = file.write_all(line.as_bytes());
         if self.sync && written.is_ok() {
+            faults::step("journal.fsync");
             written = file.sync_data();
         }
         if written.is_ok() {
@@ -120,6 +123,7 @@ impl Journal for FileJournal {
             return Err(Fault::io(format!("journal {}{cut}", self.dir.display()), &e)
                 .hint("free space on the disk of state_dir, or mend it, then start again: the output is cut back to the last record"));
         }
+        faults::step("journal.written");
         self.current = Some((file, length + line.len() as u64));
         self.next = record.number + 1;
         self.tail = Some(record.clone());

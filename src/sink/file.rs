@@ -9,6 +9,7 @@
 use super::{InputNames, OutputLength, Sink};
 use crate::batch::Outbox;
 use crate::error::{Fault, Result};
+use crate::faults;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
@@ -69,6 +70,7 @@ impl OutputFile {
             self.rotate()?;
         }
         let path = numbered(&self.path, self.number);
+        faults::step("file.write");
         let written = self.opened().and_then(|file| file.write_all(bytes));
         if let Err(e) = written {
             return Err(self.poison(Fault::io(path.display(), &e)));
@@ -105,7 +107,8 @@ impl OutputFile {
             let fault = Fault::corruption(format!("{}: {found}; {bytes} bytes were committed", current.display()));
             return Err(fault.hint("restore the file, or start over with --new-lineage"));
         }
-        if found.is_some_and(|found| found > bytes) {
+        if found.is_some_and(|found| found > bytes) && !faults::planted("output-not-cut-back") {
+            faults::step("file.cut");
             let cut = OpenOptions::new().write(true).open(&current).and_then(|f| {
                 f.set_len(bytes)?;
                 f.sync_all()
@@ -127,6 +130,7 @@ impl OutputFile {
 
     fn rotate(&mut self) -> Result<()> {
         self.sync()?;
+        faults::step("file.rotate");
         self.file = None;
         self.number += 1;
         // Left behind by a run whose past was set aside: its numbers are not ours to overwrite.
@@ -156,6 +160,10 @@ impl OutputFile {
 
     fn sync(&mut self) -> Result<()> {
         let Some(file) = self.file.as_ref().filter(|_| self.unsynced) else { return Ok(()) };
+        if faults::planted("journal-before-sink-flush") {
+            return Ok(());
+        }
+        faults::step("file.fsync");
         // Pipes and devices (`/dev/stdout`) have nothing to sync.
         let synced = match file.sync_data() {
             Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(()),

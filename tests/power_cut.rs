@@ -85,5 +85,7 @@ fn power_cuts_lose_nothing_that_was_committed() {
         let report = scene.call_with_config("replay", &["--json"]).json();
         assert_eq!(report["digest"], "equal", "{report}");
     }
-    println!("{done} cuts in {rounds} rounds, seed {seed}: {lost_bytes} bytes of unsynced output were lost and made again");
+    println!(
+        "{done} cuts in {rounds} rounds, seed {seed}: {lost_bytes} bytes of unsynced output were lost and made again"
+    );
 }

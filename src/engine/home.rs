@@ -89,6 +89,11 @@ impl Home {
         Ok(Home { dir: dir.to_path_buf(), artifacts, lineage, has_past, _lock: lock })
     }
 
+    /// True where a directory holds a lineage.
+    pub fn is_begun(dir: &Path) -> bool {
+        dir.join("lineage.json").exists()
+    }
+
     /// A lane's own directory.
     pub fn lane_dir(&self, lane: u32) -> PathBuf {
         self.dir.join(format!("lane-{lane}"))

@@ -1,4 +1,4 @@
-//! What several scenarios need: a real Kafka broker, the daemon in a folder of its own, made-up events, a stream over Kafka.
+//! What several scenarios need: a real Kafka broker and a proxy before it, the daemon in a folder of its own, made-up events, a stream over Kafka.
 
 #![allow(dead_code)]
 
@@ -6,4 +6,6 @@ pub mod broker;
 pub mod daemon;
 pub mod events;
 pub mod library;
+pub mod proxy;
 pub mod stream;
+pub mod verdict;

@@ -8,7 +8,6 @@ mod support;
 use millstream::admin::CtlAction;
 use millstream::decode::{DecodeOptions, Format};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use support::broker::Broker;
 use support::daemon::{Daemon, Scene, until};
 use support::events::{self, Random, SPEC};
 use support::stream::{ByPartition, PARTITIONS, Stream, by_partition, json, oracle, replay_is_equal};
-use support::verdict::{assert_each_once, assert_same, assert_same_model};
+use support::verdict::{assert_each_once, assert_same, assert_same_model, last_words};
 
 const AT_LEAST_ONCE: &str = "delivery.guarantee = \"at-least-once\"\n";
 
@@ -150,24 +149,6 @@ fn exactly_once_through_kills() {
     assert_each_once(&out, &dead, sent);
     assert_same_model(&stream, &scene, 0, &mut made);
     replay_is_equal(&scene);
-}
-
-/// The last word on each event, in order, and how many were said more than once. With `alike`, what is said again
-/// must be what was said.
-fn last_words(messages: &ByPartition, alike: bool) -> (ByPartition, usize) {
-    let (mut all, mut repeated) = (ByPartition::new(), 0);
-    for (partition, messages) in messages {
-        let mut last = BTreeMap::new();
-        for message in messages {
-            let row: Value = serde_json::from_slice(&message.1).expect("JSON");
-            if let Some(before) = last.insert(row["offset"].as_u64().expect("offset"), message) {
-                assert!(!alike || before == message, "partition {partition}: repeated otherwise: {row}");
-                repeated += 1;
-            }
-        }
-        all.insert(*partition, last.into_values().cloned().collect());
-    }
-    (all, repeated)
 }
 
 #[test]

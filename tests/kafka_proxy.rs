@@ -1,179 +1,209 @@
 //! The story: between the daemon and its broker stands a proxy that loses, delays and cuts what a test picks: an
 //! EndTxn whose answer never comes, one that arrives in the middle of a later transaction, a Fetch torn in half,
-//! a heartbeat that is missed until the group has gone on without the member. Whatever it does, the
-//! committed output is the oracle's, byte for byte, each event once, and the model is the oracle's.
+//! heartbeats that are missed until the group has gone on without the member, each also with kill -9. Whatever it
+//! does, the committed output is the oracle's, byte for byte, each event once, and the model is the oracle's.
 //!
-//! `MILLSTREAM_PROXY_ROUNDS` (and `_SEED`) make the random mix longer.
+//! `MILLSTREAM_PROXY=long` tries everything with everything; `MILLSTREAM_PROXY_ROUNDS` and `MILLSTREAM_PROXY_SEED`
+//! make the random mix longer, and another.
 
 mod support;
 
-use millstream::admin::CtlAction;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use support::broker::Broker;
-use support::daemon::{Daemon, Scene, until};
-use support::events::{self, Random, SPEC};
+use support::daemon::Daemon;
+use support::events::Random;
 use support::proxy::{Act, Api, Proxy, broker_behind};
-use support::stream::{Stream, by_partition, json, oracle, replay_is_equal};
-use support::verdict::{assert_each_once, assert_same, assert_same_model};
+use support::stage::{ANSWER_MS, Stage};
 
-/// A delay that is past the client's time-out.
-const LATE: Duration = Duration::from_millis(1_400);
+/// A delay that is past the client's patience.
+const LATE: Duration = Duration::from_millis(ANSWER_MS + 300);
 
-/// Time-outs that keep the tests short.
-const PROPERTIES: &str = "source.kafka.\"socket.timeout.ms\" = \"1000\"\n\
-    source.kafka.\"message.timeout.ms\" = \"6000\"\nsource.kafka.\"transaction.timeout.ms\" = \"8000\"\n\
-    source.kafka.\"session.timeout.ms\" = \"3000\"\nsource.kafka.\"heartbeat.interval.ms\" = \"300\"\n";
+const AT_LEAST_ONCE: &str = "delivery.guarantee = \"at-least-once\"\n";
 
-/// One way to the broker for each test that wants its own.
-const WAYS: usize = 6;
+/// The broker of all these tests.
+fn broker() -> &'static Broker {
+    &everything().1
+}
 
-fn ways() -> &'static (Vec<Proxy>, Broker) {
+/// Each test has a way to the broker of its own.
+fn way(number: usize) -> &'static Proxy {
+    &everything().0[number]
+}
+
+fn everything() -> &'static (Vec<Proxy>, Broker) {
     static ALL: OnceLock<(Vec<Proxy>, Broker)> = OnceLock::new();
     ALL.get_or_init(|| {
-        let proxies: Vec<Proxy> = (0..WAYS).map(|_| Proxy::new()).collect();
+        let proxies: Vec<Proxy> = (0..8).map(|_| Proxy::new()).collect();
         let broker = broker_behind(&proxies.iter().collect::<Vec<_>>());
         (proxies, broker)
     })
 }
 
-/// A stream, its daemon's folder, and the proxy between daemon and broker.
-struct Stage {
-    stream: Stream,
-    scene: Scene,
-    proxy: &'static Proxy,
-    sent: u64,
-    seed: u64,
+/// Everything that may happen to a request and its answer.
+const ACTS: [Act; 8] = [
+    Act::LoseRequest,
+    Act::DelayRequest(LATE),
+    Act::CutBefore,
+    Act::CutInRequest,
+    Act::LoseAnswer,
+    Act::DelayAnswer(LATE),
+    Act::CutAfter,
+    Act::CutInAnswer,
+];
+
+/// What happens in the short form, or everything.
+fn acts(short: &[Act]) -> Vec<Act> {
+    let long = std::env::var("MILLSTREAM_PROXY").is_ok_and(|form| form == "long");
+    if long { ACTS.to_vec() } else { short.to_vec() }
 }
 
-impl Stage {
-    fn new(name: &str, way: usize, more: &str) -> Stage {
-        let (proxies, broker) = ways();
-        let stream = Stream::new(broker, name);
-        let config = stream.config(&format!("{PROPERTIES}{more}"));
-        let scene = Scene::new(SPEC, &config.replace(&broker.address(), &proxies[way].address()));
-        Stage { stream, scene, proxy: &proxies[way], sent: 0, seed: 1 }
-    }
-
-    /// Sends a few events, until told to stop. Returns how many.
-    fn drip(&self, stop: &Arc<AtomicBool>) -> JoinHandle<u64> {
-        let (stream, stop, first, seed) = (self.stream.clone(), stop.clone(), self.sent, self.seed);
-        std::thread::spawn(move || {
-            let mut sent = 0;
-            while !stop.load(Relaxed) {
-                stream.send(&events::json(20, seed + sent), first + sent);
-                sent += 20;
-                std::thread::sleep(Duration::from_millis(15));
-            }
-            sent
-        })
-    }
-
-    /// While events come, does something to the daemon; then everything that was sent is committed.
-    fn meanwhile(
-        &mut self,
-        daemon: &mut Option<Daemon>,
-        what: &str,
-        mut disturb: impl FnMut(&Stage, &mut Option<Daemon>),
-    ) {
-        let stop = Arc::new(AtomicBool::new(false));
-        let sender = self.drip(&stop);
-        let began = Instant::now();
-        disturb(self, daemon);
-        // It goes on while events come.
-        let (seq, from) = (|daemon: &mut Option<Daemon>| committed(daemon.as_mut().expect("a daemon")), Instant::now());
-        let before = seq(daemon);
-        until("commits after it", || (seq(daemon) > before + 20).then_some(()));
-        eprint!("[{:.1} s] ", from.elapsed().as_secs_f64());
-        stop.store(true, Relaxed);
-        self.sent += sender.join().expect("the sender");
-        self.proxy.clear();
-        let daemon = daemon.as_mut().expect("a daemon");
-        self.stream.committed(daemon, self.sent);
-        eprintln!("{what}: {} events in all, {:.1} s", self.sent, began.elapsed().as_secs_f64());
-    }
-
-    /// Stops the daemon; then output, model and journal are the oracle's.
-    fn verdict(&self, daemon: Daemon) {
-        self.stream.group_is_at_the_end();
-        daemon.stop();
-        let mut made = oracle(&self.stream, None, &json(), &[SPEC]);
-        let (out, dead) = (by_partition(&self.stream.output("out")), by_partition(&self.stream.output("dead")));
-        assert_same(&out, &made.predictions);
-        assert_same(&dead, &made.dead);
-        assert_each_once(&out, &dead, self.sent);
-        assert_same_model(&self.stream, &self.scene, 0, &mut made);
-        replay_is_equal(&self.scene);
-    }
-}
-
-/// Events committed by the daemon; 0 where it doesn't say.
-fn committed(daemon: &Daemon) -> u64 {
-    let status = daemon.ask(&CtlAction::Status).unwrap_or_default();
-    status["lanes"][0]["committed_seq"].as_u64().unwrap_or(0)
-}
-
-/// Everything that may happen to a request.
-fn acts() -> Vec<Act> {
-    vec![
-        Act::LoseRequest,
-        Act::DelayRequest(LATE),
-        Act::CutBefore,
-        Act::CutInRequest,
-        Act::LoseAnswer,
-        Act::DelayAnswer(LATE),
-        Act::CutAfter,
-        Act::CutInAnswer,
-    ]
-}
-
-/// One fault after the other, each while events come; after each the daemon has caught up by itself.
-fn through(name: &str, way: usize, more: &str, faults: impl IntoIterator<Item = (Api, Act)>) {
-    let mut stage = Stage::new(name, way, more);
+/// One fault after the other, each while events come; after each the daemon goes on by itself.
+fn through(name: &str, number: usize, more: &str, faults: &[(Api, &[Act])]) {
+    let mut stage = Stage::new(broker(), way(number), name, more);
     let mut daemon = Some(stage.scene.start(&[]));
-    for (api, act) in faults {
-        stage.meanwhile(&mut daemon, &format!("{api:?} {act:?}"), |stage, _| {
-            stage.proxy.next(api, act).wait_met();
-        });
+    for (api, short) in faults {
+        for act in acts(short) {
+            stage.meanwhile(&mut daemon, &format!("{api:?} {act:?}"), |stage, _| {
+                stage.proxy.next(*api, act).wait_met();
+            });
+        }
     }
     stage.verdict(daemon.expect("a daemon"));
 }
 
 #[test]
 fn the_end_of_a_transaction_is_lost_late_or_cut() {
-    through("end", 0, "", acts().into_iter().map(|act| (Api::EndTxn, act)));
+    through("end", 0, "", &[(Api::EndTxn, &ACTS)]);
 }
 
 #[test]
 fn what_a_transaction_says_before_its_end_is_lost_late_or_cut() {
-    let apis = [Api::TxnOffsetCommit, Api::AddOffsetsToTxn, Api::AddPartitionsToTxn];
-    through("says", 1, "", apis.into_iter().flat_map(|api| acts().into_iter().map(move |act| (api, act))));
+    let late = [Act::LoseRequest, Act::LoseAnswer, Act::DelayRequest(LATE)];
+    through(
+        "says",
+        1,
+        "",
+        &[(Api::TxnOffsetCommit, &late), (Api::AddOffsetsToTxn, &late), (Api::AddPartitionsToTxn, &late[1..])],
+    );
 }
 
 #[test]
-fn messages_fetches_and_heartbeats_are_lost_late_or_cut() {
-    let apis = [Api::Produce, Api::Fetch, Api::Heartbeat];
-    through("data", 2, "", apis.into_iter().flat_map(|api| acts().into_iter().map(move |act| (api, act))));
+fn messages_and_fetches_are_lost_late_or_cut() {
+    let produce = [Act::CutInRequest, Act::LoseAnswer, Act::DelayRequest(LATE), Act::CutAfter];
+    through("data", 2, "", &[(Api::Produce, &produce), (Api::Fetch, &[Act::CutInAnswer, Act::LoseAnswer])]);
+}
+
+#[test]
+fn at_least_once_messages_are_lost_late_or_cut() {
+    let produce = [Act::CutInRequest, Act::LoseAnswer, Act::DelayRequest(LATE), Act::CutAfter];
+    through("least", 3, AT_LEAST_ONCE, &[(Api::Produce, &produce)]);
 }
 
 /// The commit of one transaction arrives while the next is open: it must not commit the half that is there.
 #[test]
 fn an_end_that_arrives_in_the_next_transaction_ends_nothing() {
-    let mut stage = Stage::new("late", 3, "");
+    let mut stage = Stage::new(broker(), way(4), "late", "");
     let mut daemon = Some(stage.scene.start(&["--set", "delivery.commit_interval_ms=1500"]));
     stage.meanwhile(&mut daemon, "a late end", |stage, daemon| {
         let late = stage.proxy.next(Api::EndTxn, Act::HoldRequest);
         late.wait_met();
-        let again = stage.proxy.next(Api::EndTxn, Act::Watch);
-        again.wait_answered();
+        // The client asks again, and goes on.
+        stage.proxy.next(Api::EndTxn, Act::Watch).wait_answered();
         // Predictions of the next transaction are at the broker; their journal record is not yet made.
         stage.proxy.next(Api::Produce, Act::Watch).wait_answered();
         late.release();
         late.wait_answered();
-        daemon.take().expect("a daemon").kill();
-        *daemon = Some(stage.scene.start(&[]));
+        kill_and_start(stage, daemon);
     });
+    stage.verdict(daemon.expect("a daemon"));
+}
+
+fn kill_and_start(stage: &Stage, daemon: &mut Option<Daemon>) {
+    let said = daemon.take().expect("a daemon").kill();
+    assert!(!said.contains("ERROR") && !said.contains("differs"), "{said}");
+    *daemon = Some(stage.scene.spawn(&[]));
+}
+
+/// Dies while a request of its is on the way; it arrives when the next process is there already, or never.
+#[test]
+fn killed_while_a_request_is_on_its_way() {
+    let mut stage = Stage::new(broker(), way(5), "held", "");
+    let mut daemon = Some(stage.scene.start(&[]));
+    let apis = [Api::Produce, Api::AddPartitionsToTxn, Api::AddOffsetsToTxn, Api::TxnOffsetCommit, Api::EndTxn];
+    for (number, api) in apis.into_iter().enumerate() {
+        let acts = [Act::HoldRequest, Act::HoldAnswer];
+        // By turns in the short form.
+        for act in acts.into_iter().filter(|act| *act == acts[number % 2] || self::acts(&[]).len() > 2) {
+            stage.meanwhile(&mut daemon, &format!("{api:?} {act:?} and a kill"), |stage, daemon| {
+                let held = stage.proxy.next(api, act);
+                held.wait_met();
+                kill_and_start(stage, daemon);
+                // The next process fences the last one before it reads; the late request comes before or after.
+                if number % 2 == 0 {
+                    stage.proxy.next(Api::InitProducerId, Act::Watch).wait_answered();
+                }
+                held.release();
+            });
+        }
+    }
+    stage.verdict(daemon.expect("a daemon"));
+}
+
+#[test]
+fn the_fence_at_the_start_is_lost_late_or_cut() {
+    let mut stage = Stage::new(broker(), way(6), "fence", "");
+    let mut daemon = Some(stage.scene.start(&[]));
+    for act in acts(&[Act::LoseRequest, Act::LoseAnswer, Act::DelayRequest(LATE), Act::CutAfter]) {
+        stage.meanwhile(&mut daemon, &format!("a kill and InitProducerId {act:?}"), |stage, daemon| {
+            let fault = stage.proxy.next(Api::InitProducerId, act);
+            kill_and_start(stage, daemon);
+            fault.wait_met();
+        });
+    }
+    stage.meanwhile(&mut daemon, "no heartbeats past the session's end", |stage, _| {
+        let silence = stage.proxy.rule(Api::Heartbeat, 0, u64::MAX, Act::LoseRequest);
+        stage.proxy.next(Api::JoinGroup, Act::Watch).wait_met();
+        silence.end();
+    });
+    stage.verdict(daemon.expect("a daemon"));
+}
+
+/// A fault of any kind at any time, sometimes with a kill, sometimes two at once.
+#[test]
+fn a_random_mix() {
+    let number = |name: &str, usual| std::env::var(name).map_or(usual, |text| text.parse().expect("a number"));
+    let (rounds, seed) = (number("MILLSTREAM_PROXY_ROUNDS", 6), number("MILLSTREAM_PROXY_SEED", 4));
+    let apis = [
+        Api::Produce,
+        Api::Fetch,
+        Api::Heartbeat,
+        Api::AddPartitionsToTxn,
+        Api::AddOffsetsToTxn,
+        Api::TxnOffsetCommit,
+        Api::EndTxn,
+        Api::EndTxn,
+    ];
+    eprintln!("MILLSTREAM_PROXY_SEED={seed}, {rounds} rounds");
+    let (mut random, began) = (Random(seed), Instant::now());
+    let mut stage = Stage::new(broker(), way(7), "mix", "");
+    let mut daemon = Some(stage.scene.start(&[]));
+    for round in 0..rounds {
+        let mut pick = || (apis[random.below(apis.len() as u64) as usize], ACTS[random.below(8) as usize]);
+        let (first, second) = (pick(), pick());
+        let (skip, two, kill) = (random.below(4), random.below(3) == 0, random.below(3) == 0);
+        let second = two.then_some(second);
+        let what = format!("round {round}: {first:?} after {skip}, {second:?}{}", if kill { ", a kill" } else { "" });
+        stage.meanwhile(&mut daemon, &what, |stage, daemon| {
+            if let Some((api, act)) = second {
+                stage.proxy.next(api, act);
+            }
+            stage.proxy.rule(first.0, skip, 1, first.1).wait_met();
+            if kill {
+                kill_and_start(stage, daemon);
+            }
+        });
+    }
+    eprintln!("{rounds} rounds in {:.0} s", began.elapsed().as_secs_f64());
     stage.verdict(daemon.expect("a daemon"));
 }

@@ -7,5 +7,6 @@ pub mod daemon;
 pub mod events;
 pub mod library;
 pub mod proxy;
+pub mod stage;
 pub mod stream;
 pub mod verdict;

@@ -4,6 +4,7 @@ use super::daemon::Scene;
 use super::library;
 use super::stream::{ByPartition, Made, Stream};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Whether the output is the oracle's, and says where it isn't.
 #[track_caller]
@@ -40,4 +41,22 @@ pub fn assert_same_model(stream: &Stream, scene: &Scene, lane: u32, made: &mut M
     assert_eq!(scene.digest(lane), (tail.digest.clone(), made.seq));
     assert_eq!(tail.learned, made.learned, "learned once each");
     assert!(scene.newest_checkpoint(lane).1 == library::learned(&mut made.pipeline), "the model is the oracle's");
+}
+
+/// The last word on each event, in order, and how many were said more than once. With `alike`, what is said again
+/// must be what was said.
+pub fn last_words(messages: &ByPartition, alike: bool) -> (ByPartition, usize) {
+    let (mut all, mut repeated) = (ByPartition::new(), 0);
+    for (partition, messages) in messages {
+        let mut last = BTreeMap::new();
+        for message in messages {
+            let row: Value = serde_json::from_slice(&message.1).expect("JSON");
+            if let Some(before) = last.insert(row["offset"].as_u64().expect("offset"), message) {
+                assert!(!alike || before == message, "partition {partition}: repeated otherwise: {row}");
+                repeated += 1;
+            }
+        }
+        all.insert(*partition, last.into_values().cloned().collect());
+    }
+    (all, repeated)
 }

@@ -125,7 +125,10 @@ fn attempt(
     let tail = ahead.as_ref().unwrap_or(tail);
     let (seq, learned) = (core.seq(), core.learned());
     if source.replayable() {
-        let records = journal.read(from.map_or(0, |n| n + 1))?;
+        let mut records = journal.read(from.unwrap_or(0))?;
+        if records.first().is_some_and(|r| Some(r.number) == from) {
+            check_own_record(&core, &records.remove(0))?;
+        }
         if let Some(first) = records.first().filter(|r| Some(r.number) != from.map_or(Some(0), |n| n.checked_add(1))) {
             return Err(Fault::corruption(format!("the journal begins at record {}, which is too late", first.number)));
         }
@@ -159,6 +162,22 @@ fn attempt(
         lost_learned: tail.learned.saturating_sub(learned),
         from,
     })
+}
+
+/// A checkpoint is a cache of what its record leads to: one of a past that was never committed is none.
+///
+/// # Errors
+/// Corruption, where the journal's record of that number is another.
+fn check_own_record(core: &LaneCore, record: &JournalRecord) -> Result<()> {
+    let digest = format!("{:016x}", core.digest());
+    let ours = (core.seq(), core.learned(), core.swap(), &digest, core.ledger.positions());
+    if ours == (record.seq, record.learned, record.swap, &record.digest, &record.positions) {
+        return Ok(());
+    }
+    Err(Fault::corruption(format!(
+        "journal record {} says seq {}, learned {}, digest {}; the checkpoint has {}, {}, {digest}",
+        record.number, record.seq, record.learned, record.digest, ours.0, ours.1
+    )))
 }
 
 /// Takes a record's runs and swaps again, and compares what comes out with what was recorded.

@@ -10,4 +10,5 @@ pub mod library;
 pub mod proxy;
 pub mod stage;
 pub mod stream;
+pub mod torture;
 pub mod verdict;

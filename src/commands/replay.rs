@@ -5,17 +5,19 @@ use crate::batch::{Block, Cursor};
 use crate::checkpoint::checkpoint_name;
 use crate::cli::ReplayArgs;
 use crate::config::Config;
-use crate::engine::home::Home;
+use crate::engine::home::{Home, Places};
 use crate::engine::lane::LaneCore;
 use crate::engine::recover::{Archive, load_checkpoint, name_inputs, replay_record};
 use crate::engine::wire;
 use crate::error::{Class, Fault, Result};
 use crate::journal::{Journal, JournalRecord};
+use crate::kafka::{ASSIGNMENT_TIMEOUT, not_handed_over};
 use crate::metrics::{LaneMetrics, Progressive};
 use crate::pipeline::Pipeline;
 use crate::source::{Polled, Position, Source};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Replays what the config's state directory remembers.
 ///
@@ -26,7 +28,7 @@ pub fn replay(config: &Config, args: &ReplayArgs) -> Result<()> {
         return Err(Fault::misuse("the source can't be read again").hint("files, Kafka and generators can"));
     }
     let bytes = crate::engine::read_pipeline(config)?;
-    let home = Home::open(&config.state_dir, config.lanes, &bytes, false)?;
+    let home = Home::open(&Places::of(config), config.lanes, &bytes, false)?;
     let lanes: Vec<u32> = args.lane.map_or_else(|| (0..config.lanes).collect(), |lane| vec![lane]);
     let mut first = None;
     for lane in lanes {
@@ -49,7 +51,7 @@ struct Past {
 }
 
 fn replay_lane(config: &Config, home: &Home, lane: u32, args: &ReplayArgs) -> Result<(Value, Option<Fault>)> {
-    let store = home.checkpoints(config.checkpoint.store.as_deref(), lane)?;
+    let store = home.checkpoints(lane)?;
     let lineage = &home.lineage;
     let (store, artifacts) = (store.as_ref(), home.artifacts.as_ref());
     let archive = Archive { store, artifacts, base: &lineage.base, lineage: &lineage.lineage };
@@ -82,7 +84,9 @@ fn replay_lane(config: &Config, home: &Home, lane: u32, args: &ReplayArgs) -> Re
 /// Opens a lane's source and journal, and stands at the newest checkpoint at or before `--from`.
 fn open(config: &Config, home: &Home, lane: u32, args: &ReplayArgs, archive: &Archive<'_>) -> Result<Past> {
     let dir = home.lane_dir(lane);
-    let mut ends = wire::open(config, lane, &home.lineage.lineage, &dir, None)?;
+    let until = Instant::now() + ASSIGNMENT_TIMEOUT;
+    let ends = wire::open(config, lane, &home.lineage.lineage, &dir, None, &mut |_, _| Instant::now() < until)?;
+    let mut ends = ends.ok_or_else(|| not_handed_over(lane))?;
     let from = args.from.unwrap_or(0);
     let mut start: Option<(Pipeline, JournalRecord)> = None;
     for number in archive.store.checkpoints()? {

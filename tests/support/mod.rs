@@ -6,4 +6,5 @@ pub mod broker;
 pub mod daemon;
 pub mod events;
 pub mod library;
+pub mod s3;
 pub mod stream;

@@ -95,7 +95,7 @@ impl LocalStore {
                 faults::step("store.write");
                 file.write_all(bytes)?;
                 faults::step("store.fsync");
-                file.sync_all()
+                if faults::planted("checkpoint-not-fsynced") { Ok(()) } else { file.sync_all() }
             })
             .and_then(|()| {
                 faults::step("store.rename");

@@ -11,6 +11,7 @@ mod local;
 mod object;
 
 use crate::error::{Fault, Result};
+use crate::faults;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -91,6 +92,7 @@ impl dyn Store + '_ {
         let numbers = self.checkpoints()?;
         let (old, kept) = numbers.split_at(numbers.len().saturating_sub(keep.max(1)));
         for number in old {
+            faults::step("store.remove");
             self.remove(&checkpoint_name(*number))?;
         }
         Ok(kept.first().copied().unwrap_or(number))

@@ -8,6 +8,7 @@ use super::worker::PREVIOUS_PREFIX;
 use crate::artifact;
 use crate::checkpoint::Store;
 use crate::error::Result;
+use crate::faults;
 use crate::metrics::LaneMetrics;
 use crate::pipeline::Manifest;
 use crate::state::State;
@@ -107,20 +108,24 @@ pub enum Job {
 
 /// Works off the jobs until the last sender is gone.
 pub fn run(jobs: &flume::Receiver<Job>) {
-    for job in jobs {
-        match job {
-            Job::Checkpoint(job) => checkpoint(*job),
-            Job::Previous(job) => {
-                let bytes = artifact::encode(&json!(job.manifest), &job.state);
-                job.desk.lock_unwritten().push((job.name, bytes));
-                if let Err(fault) = job.desk.write_previous() {
-                    job.desk.publisher.fault(&fault);
-                }
+    jobs.iter().for_each(work_off);
+}
+
+/// Works off one job.
+pub fn work_off(job: Job) {
+    match job {
+        Job::Checkpoint(job) => checkpoint(*job),
+        Job::Previous(job) => {
+            faults::step("swap.previous");
+            let bytes = artifact::encode(&json!(job.manifest), &job.state);
+            job.desk.lock_unwritten().push((job.name, bytes));
+            if let Err(fault) = job.desk.write_previous() {
+                job.desk.publisher.fault(&fault);
             }
-            Job::Barrier(done) => {
-                // Whoever asked may have given up waiting.
-                let _ = done.send(());
-            }
+        }
+        Job::Barrier(done) => {
+            // Whoever asked may have given up waiting.
+            let _ = done.send(());
         }
     }
 }
@@ -132,6 +137,7 @@ fn checkpoint(job: CheckpointJob) {
     desk.swaps.lock().unwrap_or_else(PoisonError::into_inner).insert(job.number, job.swap);
     let written = desk.write_previous().and_then(|()| desk.store.put_checkpoint(job.number, &bytes, job.keep));
     let outcome: Result<()> = written.and_then(|oldest| {
+        faults::step("checkpoint.kept");
         desk.metrics.checkpointed(started.elapsed().as_nanos() as u64);
         let place = desk.store.place(&crate::checkpoint::checkpoint_name(job.number));
         desk.publisher.checkpointed(job.seq, place);

@@ -25,6 +25,7 @@ use crate::checkpoint::{self, LocalStore, Store};
 use crate::config::{Config, SourceKind};
 use crate::disk::sync_dir;
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::pipeline::Pipeline;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
@@ -160,6 +161,7 @@ fn own_lineage(dir: &Path, artifacts: &dyn Store, lanes: u32, bytes: &[u8]) -> R
         return Ok(Found { lineage, has_past: true });
     }
     let lineage = begin(artifacts, lanes, bytes)?;
+    faults::step("home.lineage");
     store.put(LINEAGE, &lineage.to_bytes())?;
     Ok(Found { lineage, has_past: false })
 }
@@ -181,6 +183,7 @@ fn shared_lineage(
         Some(known) if !new_lineage => known,
         _ => {
             let lineage = begin(artifacts, lanes, bytes)?;
+            faults::step("home.lineage");
             let number = known.map_or(0, |known| known + 1);
             if shared.put_if_absent(&lineage_name(number), &lineage.to_bytes())? {
                 return Ok(Found { lineage, has_past: false });

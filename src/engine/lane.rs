@@ -6,6 +6,7 @@ use crate::batch::{Batch, Block, Cursor, Outbox, RowStatus, Scores, Stage};
 use crate::decode::Decoder;
 use crate::encode::Encoder;
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::journal::{JournalRecord, SwapEntry};
 use crate::metrics::{LaneMetrics, ModelCounters, Progressive};
 use crate::pipeline::{Counts, Manifest, Observer, Pipeline};
@@ -88,7 +89,7 @@ impl LaneCore {
             learn: parts.learn,
             names: Arc::default(),
             ledger,
-            seq: at.map_or(0, |r| r.seq),
+            seq: at.filter(|_| !faults::planted("seq-not-restored")).map_or(0, |r| r.seq),
             learned: at.map_or(0, |r| r.learned),
             digest: at.map_or(Ok(0), parse_digest)?,
             swap,

@@ -11,12 +11,15 @@ use super::wire::{self, Ends};
 use super::worker::{Order, Tuning, Worker};
 use crate::admin::status::{LaneState, VersionStatus};
 use crate::checkpoint::Store;
+use crate::clock::Clock;
 use crate::config::{Config, SinkKind, SourceKind};
 use crate::error::{Class, Fault, Result};
-use crate::journal::JournalRecord;
+use crate::faults;
+use crate::journal::{Journal, JournalRecord};
 use crate::kafka::group::KafkaGroup;
 use crate::metrics::{Health, LaneMetrics};
 use crate::pipeline::Pipeline;
+use crate::sink::Sink;
 use crate::source::Position;
 use crate::source::socket::SocketSource;
 use arc_swap::ArcSwap;
@@ -50,6 +53,8 @@ pub struct Seat {
     pub new_lineage: bool,
     /// Intervals and switches, as the config says by now.
     pub tuning: Arc<ArcSwap<Tuning>>,
+    /// What intervals are timed by.
+    pub clock: Clock,
 }
 
 /// What a seat remembers from one opening of its lane to the next.
@@ -171,22 +176,39 @@ impl Seat {
     }
 
     fn live(&self, socket: Option<SocketSource>, life: &mut Life) -> Result<()> {
-        let (config, lane) = (&self.config, self.lane);
-        let tuning = *self.tuning.load_full();
         self.publisher.state(LaneState::Recovering);
-        let Some(mut ends) = self.open(socket, life)? else {
+        let Some(ends) = self.open(socket, life)? else {
             self.publisher.state(LaneState::Ended);
             return Ok(());
         };
-        let store = self.home.checkpoints(lane)?;
-        let Some((mut core, tail)) = self.recover(&mut ends, store.as_ref(), tuning.learn)? else {
+        let store = self.home.checkpoints(self.lane)?;
+        let Some(worker) = self.worker(ends, store)? else {
             // Told to stop on the way: nothing was taken, and what was committed stands.
             self.publisher.state(LaneState::Ended);
             return Ok(());
         };
-        let positions: Vec<(String, Position)> =
+        // Whoever waits for readiness may have given up.
+        let _ = self.tell.send(self.lane);
+        life.ran = true;
+        worker.run()
+    }
+
+    /// The lane's worker, recovered, between its opened ends. `None` where the daemon is told to stop meanwhile.
+    ///
+    /// # Errors
+    /// Whatever an end, the store or the recovery said.
+    pub fn worker(&self, mut ends: Ends, store: Arc<dyn Store>) -> Result<Option<Worker>> {
+        let (config, lane) = (&self.config, self.lane);
+        let tuning = *self.tuning.load_full();
+        let recovered = self.recover(&mut ends, store.as_ref(), tuning.learn)?;
+        let Some((mut core, tail)) = recovered else { return Ok(None) };
+        let mut positions: Vec<(String, Position)> =
             core.ledger.positions().iter().map(|(name, position)| (name.clone(), *position)).collect();
+        if faults::planted("replay-emits") {
+            positions.iter_mut().for_each(|(_, position)| position.offset = position.offset.saturating_sub(1));
+        }
         ends.source.source().start(&positions)?;
+        faults::step("recovery.started");
         let begins = ends.source.source().positions();
         let Ends { source, sink, journal } = ends;
         let trim_before = Arc::new(AtomicU64::new(0));
@@ -199,20 +221,12 @@ impl Seat {
             swaps: Default::default(),
             unwritten: Default::default(),
         });
-        let mut far_end = FarEnd::new(
-            sink,
-            journal,
-            wire::visible_at_commit(config),
-            matches!(config.source.kind, SourceKind::Socket { .. }),
-            self.metrics.clone(),
-            self.publisher.clone(),
-            self.jobs.clone(),
-            trim_before,
-        );
+        let mut far_end = self.far_end(sink, journal, trim_before);
         if tail.is_none() {
             // The lane's first record says with what it began, and where, before the first event is taken.
             core.ledger.stand_at(&begins.into_iter().collect());
             far_end.commit(Commit { record: core.record(), previous: None, checkpoint: None, replies: Vec::new() })?;
+            faults::step("journal.first");
         }
         let outlet = match wire::sink_is_threaded(config) {
             true => Outlet::threaded(far_end, format!("sink-{lane}"))?,
@@ -222,10 +236,7 @@ impl Seat {
         let swap = core.swap();
         let current = version_of(core.pipeline(), swap, &config.pipeline.display().to_string());
         let before = core.previous().map(|p| version_of(p, 0, ""));
-        // Whoever waits for readiness may have given up.
-        let _ = self.tell.send(lane);
-        life.ran = true;
-        Worker {
+        Ok(Some(Worker {
             core,
             intake,
             outlet,
@@ -239,8 +250,21 @@ impl Seat {
             stop: self.stop.clone(),
             current,
             before,
-        }
-        .run()
+            clock: self.clock.clone(),
+        }))
+    }
+
+    fn far_end(&self, sink: Box<dyn Sink>, journal: Box<dyn Journal>, trim_before: Arc<AtomicU64>) -> FarEnd {
+        FarEnd::new(
+            sink,
+            journal,
+            wire::visible_at_commit(&self.config),
+            matches!(self.config.source.kind, SourceKind::Socket { .. }),
+            self.metrics.clone(),
+            self.publisher.clone(),
+            self.jobs.clone(),
+            trim_before,
+        )
     }
 
     /// The lane as it was at its last commit, its outputs cut back to it. `None` where the daemon is told
@@ -273,6 +297,7 @@ impl Seat {
         let Recovered { mut core, tail, .. } = recovered;
         core.set_learn(learn);
         ends.sink.recover(tail.as_ref().map_or(&[], |t| &t.outputs))?;
+        faults::step("recovery.cut");
         Ok(Some((core, tail)))
     }
 

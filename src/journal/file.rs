@@ -8,6 +8,7 @@
 
 use super::{Journal, JournalRecord};
 use crate::error::{Fault, Result};
+use crate::faults;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -103,8 +104,10 @@ impl Journal for FileJournal {
             Some((file, length)) if length < SEGMENT_BYTES_MAX => (file, length),
             _ => self.open_segment(record.number)?,
         };
+        faults::step("journal.write");
         let mut written = file.write_all(line.as_bytes());
         if self.sync && written.is_ok() {
+            faults::step("journal.fsync");
             written = file.sync_data();
         }
         if let Err(e) = written {
@@ -114,6 +117,7 @@ impl Journal for FileJournal {
             return Err(Fault::io(format!("journal {}{cut}", self.dir.display()), &e)
                 .hint("free space on the disk of state_dir, or mend it; the record is written again"));
         }
+        faults::step("journal.written");
         self.current = Some((file, length + line.len() as u64));
         self.next = record.number + 1;
         self.tail = Some(record.clone());

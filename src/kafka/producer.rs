@@ -6,6 +6,7 @@
 use super::topics::config;
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
+use crate::faults;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -191,7 +192,10 @@ impl LaneProducer {
         }
         let client = self.client(state)?;
         match client.producer.begin_transaction() {
-            Ok(()) => state.open = true,
+            Ok(()) => {
+                faults::step("kafka.begin");
+                state.open = true;
+            }
             Err(error) => {
                 // Begin is local: it fails only on a producer that is broken for good.
                 self.give_up(state, &error);
@@ -224,10 +228,12 @@ impl LaneProducer {
         let Some(client) = state.client.as_mut() else {
             return Err(Broken::Aborted("the producer broke before the commit".into()));
         };
+        faults::step("kafka.flush");
         let before = client.drain(COMMIT_TIMEOUT).map_err(|fault| fault.message).and_then(|()| {
             if offsets.count() == 0 {
                 return Ok(());
             }
+            faults::step("kafka.offsets");
             retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))
                 .map_err(|error| note(client, &error, &mut state.fenced))
         });
@@ -235,8 +241,10 @@ impl LaneProducer {
             return Err(self.abort_locked(state, reason));
         }
         let client = state.client.as_mut().expect("checked above");
+        faults::step("kafka.commit");
         match retried(COMMIT_TIMEOUT, || client.producer.commit_transaction(CALL_TIMEOUT)) {
             Ok(()) => {
+                faults::step("kafka.committed");
                 state.open = false;
                 Ok(())
             }
@@ -339,6 +347,7 @@ impl Client {
                 )
             };
             if code == 0 {
+                faults::step("kafka.produce");
                 return Ok(());
             }
             // SAFETY: reads this thread's last error, set by the call above.
@@ -446,7 +455,10 @@ impl Client {
 }
 
 fn connect(options: &KafkaOptions) -> Result<Client> {
-    let id = format!("{}-{}", options.group, options.lane);
+    let mut id = format!("{}-{}", options.group, options.lane);
+    if faults::planted("producer-not-fenced") {
+        id = format!("{id}-{}", std::process::id());
+    }
     let timeout = TRANSACTION_TIMEOUT_MS.to_string();
     let mut own = vec![
         ("enable.idempotence", "true"),
@@ -469,8 +481,10 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
         .create_with_context(Deliveries::default())
         .map_err(|error| refused(&error))?;
     if options.exactly_once {
+        faults::step("kafka.init");
         retried(COMMIT_TIMEOUT, || producer.init_transactions(BROKER_TIMEOUT))
             .map_err(|e| Fault::environment(format!("the lane's transactions could not be opened: {e}")))?;
+        faults::step("kafka.initialised");
     }
     Ok(Client { producer, topics: Vec::new() })
 }

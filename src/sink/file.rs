@@ -9,6 +9,7 @@
 use super::{InputNames, OutputLength, Sink};
 use crate::batch::Outbox;
 use crate::error::{Fault, Result};
+use crate::faults;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -68,6 +69,7 @@ impl OutputFile {
             self.rotate()?;
         }
         let path = numbered(&self.path, self.number);
+        faults::step("file.write");
         let written = self.opened().and_then(|file| file.write_all(bytes));
         if let Err(e) = written {
             return Err(self.poison(Fault::io(path.display(), &e)));
@@ -104,7 +106,8 @@ impl OutputFile {
             let fault = Fault::corruption(format!("{}: {found}; {bytes} bytes were committed", current.display()));
             return Err(fault.hint("restore the file, or start over with --new-lineage"));
         }
-        if found.is_some_and(|found| found > bytes) {
+        if found.is_some_and(|found| found > bytes) && !faults::planted("output-not-cut-back") {
+            faults::step("file.cut");
             let cut = OpenOptions::new().write(true).open(&current).and_then(|f| {
                 f.set_len(bytes)?;
                 f.sync_all()
@@ -122,6 +125,7 @@ impl OutputFile {
 
     fn rotate(&mut self) -> Result<()> {
         self.sync()?;
+        faults::step("file.rotate");
         self.file = None;
         self.number += 1;
         // Left behind by a run whose past was set aside: its numbers are not ours to overwrite.
@@ -151,6 +155,10 @@ impl OutputFile {
 
     fn sync(&mut self) -> Result<()> {
         let Some(file) = self.file.as_ref().filter(|_| self.unsynced) else { return Ok(()) };
+        if faults::planted("journal-before-sink-flush") {
+            return Ok(());
+        }
+        faults::step("file.fsync");
         // Pipes and devices (`/dev/stdout`) have nothing to sync.
         match file.sync_data() {
             Err(e) if e.kind() != ErrorKind::InvalidInput => {

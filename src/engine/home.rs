@@ -23,7 +23,7 @@
 use crate::artifact;
 use crate::checkpoint::{self, LocalStore, Store};
 use crate::config::{Config, SourceKind};
-use crate::disk::sync_dir;
+use crate::disk::{make_dirs, sync_dir};
 use crate::error::{Fault, Result};
 use crate::faults;
 use crate::pipeline::Pipeline;
@@ -96,15 +96,17 @@ impl Home {
     /// the lineage there has other lanes or another schema.
     pub fn open(places: &Places, lanes: u32, bytes: &[u8], new_lineage: bool) -> Result<Home> {
         let dir = &places.dir;
-        std::fs::create_dir_all(dir).map_err(|e| {
-            Fault::io(dir.display(), &e).hint("state_dir must be a directory that the daemon may write to")
-        })?;
+        make_dirs(dir).map_err(|f| f.hint("state_dir must be a directory that the daemon may write to"))?;
         let lock = lock(dir)?;
         if new_lineage {
             set_aside(dir)?;
         }
         let store = places.store.as_deref().map(checkpoint::open).transpose()?;
         let shared = match (&store, &places.group) {
+            (Some(_), Some(group)) if group.chars().all(|c| c == '.') => {
+                return Err(Fault::misuse(format!("source.group {group:?} names no folder in checkpoint.store"))
+                    .hint("use a group whose name isn't of dots alone"));
+            }
             (Some(store), Some(group)) => Some(store.folder(group)?),
             _ => None,
         };

@@ -145,7 +145,7 @@ impl Seat {
     fn stand_by(&self, begins: bool) {
         if begins {
             self.publisher.state(LaneState::Elsewhere);
-            self.metrics.set_lag(Vec::new());
+            self.metrics.set_elsewhere(true);
             self.health.lane(self.lane as usize).idle();
             // Whoever waits for readiness may have given up.
             let _ = self.tell.send(self.lane);
@@ -177,6 +177,7 @@ impl Seat {
         if was_elsewhere {
             // However long its brokers or its store are away now, the other lanes go on.
             (life.began, life.ran) = (Instant::now(), true);
+            self.metrics.set_elsewhere(false);
             self.publisher.state(LaneState::Recovering);
         }
         ends

@@ -333,7 +333,9 @@ impl Seat {
 
     fn how_to_share(&self) -> &'static str {
         match self.home.is_shared {
-            true => "another daemon began this lineage: stop all daemons of the group, and start them again",
+            true => {
+                "name the checkpoint.store that the other daemons of the group have; if one of them has begun a new lineage, stop them all and start them again"
+            }
             false => {
                 "if another daemon of the group has it, name a checkpoint.store that both reach; else restore state_dir from a copy, or start over with --new-lineage: it goes on at the group's committed offsets, with the model that pipeline names"
             }

@@ -210,12 +210,7 @@ impl Seat {
         let tuning = *self.tuning.load_full();
         let recovered = self.recover(&mut ends, store.as_ref(), tuning.learn)?;
         let Some((mut core, tail)) = recovered else { return Ok(None) };
-        let mut positions: Vec<(String, Position)> =
-            core.ledger.positions().iter().map(|(name, position)| (name.clone(), *position)).collect();
-        if faults::planted("replay-emits") {
-            positions.iter_mut().for_each(|(_, position)| position.offset = position.offset.saturating_sub(1));
-        }
-        ends.source.source().start(&positions)?;
+        ends.source.source().start(&places(&core))?;
         faults::step("recovery.started");
         let begins = ends.source.source().positions();
         let Ends { source, sink, journal } = ends;
@@ -355,6 +350,13 @@ impl Seat {
             );
         }
     }
+}
+
+/// Where the inputs go on.
+fn places(core: &LaneCore) -> Vec<(String, Position)> {
+    let back = u64::from(faults::planted("replay-emits"));
+    let place = |position: &Position| Position { offset: position.offset.saturating_sub(back), ..*position };
+    core.ledger.positions().iter().map(|(name, position)| (name.clone(), place(position))).collect()
 }
 
 fn version_of(pipeline: &Pipeline, swap: u64, origin: &str) -> VersionStatus {

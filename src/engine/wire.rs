@@ -26,7 +26,7 @@ use crate::source::socket::SocketSource;
 use crate::source::{Framing, ReadOptions, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// About how many bytes a source reads at once.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -255,6 +255,20 @@ pub fn stranger(config: &Config, lane: u32, lineage: &str) -> Result<Option<Jour
     match kafka_options(config, lane, lineage) {
         Some(options) => crate::journal::kafka::stranger(&options, STRANGER_WAIT),
         None => Ok(None),
+    }
+}
+
+/// Opens a lane's past: its source, to be read again, and its journal. Nothing is written to the outputs.
+///
+/// # Errors
+/// As [`open`]; Misuse for a source that can't be read again.
+pub fn open_past(config: &Config, lane: u32, lineage: &str, dir: &Path) -> Result<(Box<dyn Source>, Box<dyn Journal>)> {
+    let until = Instant::now() + kafka::ASSIGNMENT_TIMEOUT;
+    let ends = open(config, lane, lineage, dir, None, &mut |_, _| Instant::now() < until)?;
+    let ends = ends.ok_or_else(|| kafka::not_handed_over(lane))?;
+    match ends.source {
+        SourceEnd::Reads(source) => Ok((source, ends.journal)),
+        SourceEnd::Answers(_) => Err(Fault::misuse("the source can't be read again")),
     }
 }
 

@@ -3,7 +3,7 @@
 //! abandoned. A directory that is made is synced in its parent.
 
 use super::Store;
-use crate::disk::sync_dir;
+use crate::disk::{make_dirs, sync_dir};
 use crate::error::{Fault, Result};
 use crate::faults;
 use std::fs::File;
@@ -44,7 +44,9 @@ impl LocalStore {
     }
 
     fn new(dir: &Path, abandoned_after: Duration) -> Result<LocalStore> {
-        make_dirs(dir)?;
+        make_dirs(dir).map_err(|fault| {
+            fault.hint("state_dir and checkpoint.store must be directories that the daemon may write to")
+        })?;
         let store = LocalStore { dir: dir.to_path_buf(), abandoned_after };
         let ours = format!("{TEMPORARY}{}-", process_name());
         for name in store.entries()? {
@@ -161,32 +163,6 @@ impl Store for LocalStore {
     fn folder(&self, name: &str) -> Result<Arc<dyn Store>> {
         Ok(Arc::new(LocalStore::new(&self.dir.join(name), self.abandoned_after)?))
     }
-}
-
-/// Makes a directory and those above it that are missing, each synced in its parent.
-fn make_dirs(dir: &Path) -> Result<()> {
-    let failed = |e: std::io::Error| {
-        Fault::io(dir.display(), &e)
-            .hint("state_dir and checkpoint.store must be directories that the daemon may write to")
-    };
-    match std::fs::metadata(dir) {
-        Ok(found) if found.is_dir() => return Ok(()),
-        Ok(_) => return Err(failed(ErrorKind::NotADirectory.into())),
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
-        Err(_) => {}
-    }
-    let parent = match dir.parent() {
-        None => return Err(failed(ErrorKind::NotFound.into())),
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-    };
-    make_dirs(parent)?;
-    match std::fs::create_dir(dir) {
-        // Another daemon may have made it meanwhile.
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(failed(e)),
-        _ => {}
-    }
-    sync_dir(parent)
 }
 
 /// A name of this process: its number alone comes back, in a container with each start.

@@ -39,9 +39,9 @@ pub fn replay(config: &Config, args: &ReplayArgs) -> Result<()> {
     }
     let bytes = crate::engine::read_pipeline(config)?;
     let places = Places::of(config);
-    if !Home::is_begun(&places) {
-        return Err(Fault::misuse(format!("{}: there is no past to replay", config.state_dir.display()))
-            .hint("check state_dir: a daemon begins its past there at its first start"));
+    if !Home::is_begun(&places)? {
+        return Err(Fault::misuse(format!("{}: there is no past to replay", places.name()))
+            .hint("check state_dir and checkpoint.store: a daemon begins its past there at its first start"));
     }
     let home = Home::open(&places, config.lanes, &bytes, false)?;
     let lanes: Vec<u32> = args.lane.map_or_else(|| (0..config.lanes).collect(), |lane| vec![lane]);

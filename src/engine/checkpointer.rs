@@ -14,7 +14,7 @@ use crate::pipeline::Manifest;
 use crate::state::State;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -54,6 +54,9 @@ pub struct CheckpointDesk {
     pub swaps: Mutex<BTreeMap<u64, u64>>,
     /// Versions before a swap that could not be written yet: name and bytes.
     pub unwritten: Mutex<Vec<(String, Vec<u8>)>>,
+    /// Checkpoints on their way. While one is, none is taken only because it is time: a store that is away or slow
+    /// must not fill the memory with snapshots.
+    pub under_way: AtomicUsize,
 }
 
 impl CheckpointDesk {
@@ -151,6 +154,7 @@ fn checkpoint(job: CheckpointJob) {
         desk.metrics.checkpoint_failed();
         desk.publisher.checkpoint_failed(fault);
     }
+    desk.under_way.fetch_sub(1, Relaxed);
     for reply in job.replies {
         reply(outcome.clone());
     }

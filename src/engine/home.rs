@@ -23,7 +23,7 @@
 use crate::artifact;
 use crate::checkpoint::{self, LocalStore, Store};
 use crate::config::{Config, SourceKind};
-use crate::disk::sync_dir;
+use crate::disk::{make_dirs, sync_dir};
 use crate::error::{Fault, Result};
 use crate::faults;
 use crate::pipeline::Pipeline;
@@ -65,6 +65,24 @@ impl Places {
         Places { dir: config.state_dir.clone(), store: config.checkpoint.store.clone(), group }
     }
 
+    /// What the daemons of a group share; `None` where this one has its state for itself.
+    fn shared(&self) -> Result<Option<Arc<dyn Store>>> {
+        match (&self.store, &self.group) {
+            (Some(_), Some(group)) if group.chars().all(|c| c == '.') => {
+                Err(Fault::misuse(format!("source.group {group:?} names no folder in checkpoint.store"))
+                    .hint("use a group whose name isn't of dots alone"))
+            }
+            (Some(store), Some(group)) => Ok(Some(checkpoint::open(store)?.folder(group)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Where that is, in words.
+    pub fn name(&self) -> String {
+        let store = self.store.iter().filter(|_| self.group.is_some());
+        store.fold(self.dir.display().to_string(), |dir, store| format!("{dir} and {store}"))
+    }
+
     /// All in one directory.
     pub fn local(dir: &Path) -> Places {
         Places { dir: dir.to_path_buf(), store: None, group: None }
@@ -96,18 +114,12 @@ impl Home {
     /// the lineage there has other lanes or another schema.
     pub fn open(places: &Places, lanes: u32, bytes: &[u8], new_lineage: bool) -> Result<Home> {
         let dir = &places.dir;
-        std::fs::create_dir_all(dir).map_err(|e| {
-            Fault::io(dir.display(), &e).hint("state_dir must be a directory that the daemon may write to")
-        })?;
+        make_dirs(dir).map_err(|f| f.hint("state_dir must be a directory that the daemon may write to"))?;
         let lock = lock(dir)?;
         if new_lineage {
             set_aside(dir)?;
         }
-        let store = places.store.as_deref().map(checkpoint::open).transpose()?;
-        let shared = match (&store, &places.group) {
-            (Some(store), Some(group)) => Some(store.folder(group)?),
-            _ => None,
-        };
+        let shared = places.shared()?;
         let is_shared = shared.is_some();
         let (artifacts, found): (Arc<dyn Store>, Found) = match &shared {
             Some(shared) => {
@@ -125,14 +137,25 @@ impl Home {
         if found.has_past {
             check_goes_on(&found.lineage, lanes, bytes, artifacts.as_ref(), is_shared)?;
         }
-        let lanes = shared.or(store).map(|place| place.folder(&found.lineage.lineage)).transpose()?;
+        let place = match (shared, &places.store) {
+            (None, Some(store)) => Some(checkpoint::open(store)?),
+            (shared, _) => shared,
+        };
+        let lanes = place.map(|place| place.folder(&found.lineage.lineage)).transpose()?;
         let (lineage, has_past) = (found.lineage, found.has_past);
         Ok(Home { dir: dir.clone(), artifacts, lineage, has_past, lanes, is_shared, _lock: lock })
     }
 
-    /// True where the directory holds a lineage, or a shared store may.
-    pub fn is_begun(places: &Places) -> bool {
-        places.store.is_some() && places.group.is_some() || places.dir.join("lineage.json").exists()
+    /// True where a lineage was begun there.
+    ///
+    /// # Errors
+    /// Environment, where the shared store can't be read.
+    pub fn is_begun(places: &Places) -> Result<bool> {
+        let shared = match places.shared()? {
+            Some(shared) => newest_lineage(&shared.names()?).is_some(),
+            None => false,
+        };
+        Ok(shared || places.dir.join(LINEAGE).exists())
     }
 
     /// A lane's own directory.
@@ -180,10 +203,7 @@ fn shared_lineage(
     bytes: &[u8],
     new_lineage: bool,
 ) -> Result<Found> {
-    let newest = |names: Vec<String>| -> Option<u32> {
-        names.iter().filter_map(|n| n.strip_prefix("lineage-")?.strip_suffix(".json")?.parse().ok()).max()
-    };
-    let known = newest(shared.names()?);
+    let known = newest_lineage(&shared.names()?);
     let number = match known {
         Some(known) if !new_lineage => known,
         _ => {
@@ -200,6 +220,11 @@ fn shared_lineage(
         Some(lineage) => Ok(Found { lineage, has_past: true }),
         None => Err(Fault::environment(format!("{} is gone", shared.place(&lineage_name(number))))),
     }
+}
+
+/// The highest number among the lineages of a shared store.
+fn newest_lineage(names: &[String]) -> Option<u32> {
+    names.iter().filter_map(|n| n.strip_prefix("lineage-")?.strip_suffix(".json")?.parse().ok()).max()
 }
 
 fn lineage_name(number: u32) -> String {

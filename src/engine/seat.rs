@@ -67,6 +67,12 @@ struct Life {
     group: Option<Arc<KafkaGroup>>,
 }
 
+impl Life {
+    fn is_elsewhere(&self, lane: u32) -> bool {
+        self.group.as_ref().is_some_and(|group| group.is_elsewhere(lane))
+    }
+}
+
 /// How long a lane whose brokers are away waits before it tries again, at first and at most.
 const RETRY_WAIT_MIN: Duration = Duration::from_millis(250);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -97,12 +103,11 @@ impl Seat {
         let outcome = loop {
             let outcome = self.live(socket.take(), &mut life);
             match outcome {
+                Err(fault) if fault.class == Class::Environment && life.is_elsewhere(self.lane) => {
+                    tracing::info!(lane = self.lane, "handed over to another daemon of the group");
+                    wait = RETRY_WAIT_MIN;
+                }
                 Err(fault) if kafka && fault.class == Class::Environment && !self.stop.load(Relaxed) => {
-                    if life.group.as_ref().is_some_and(|group| group.is_elsewhere(self.lane)) {
-                        tracing::info!(lane = self.lane, "handed over to another daemon of the group");
-                        wait = RETRY_WAIT_MIN;
-                        continue;
-                    }
                     self.publisher.fault(&fault);
                     if !life.ran && life.began.elapsed() > tries {
                         break Err(fault);
@@ -137,12 +142,14 @@ impl Seat {
     }
 
     /// The lane is another daemon's, and this one stands by.
-    fn stand_by(&self) {
-        self.publisher.state(LaneState::Elsewhere);
-        self.metrics.set_lag(Vec::new());
-        self.health.lane(self.lane as usize).idle();
-        // Whoever waits for readiness may have given up.
-        let _ = self.tell.send(self.lane);
+    fn stand_by(&self, begins: bool) {
+        if begins {
+            self.publisher.state(LaneState::Elsewhere);
+            self.metrics.set_elsewhere(true);
+            self.health.lane(self.lane as usize).idle();
+            // Whoever waits for readiness may have given up.
+            let _ = self.tell.send(self.lane);
+        }
         for order in self.orders.try_iter() {
             order.not_here(self.lane);
         }
@@ -155,8 +162,8 @@ impl Seat {
         let mut standby = |group: &Arc<KafkaGroup>, elsewhere: bool| {
             held = Some(group.clone());
             if elsewhere {
+                self.stand_by(!was_elsewhere);
                 was_elsewhere = true;
-                self.stand_by();
             }
             !self.stop.load(Relaxed)
         };
@@ -170,6 +177,7 @@ impl Seat {
         if was_elsewhere {
             // However long its brokers or its store are away now, the other lanes go on.
             (life.began, life.ran) = (Instant::now(), true);
+            self.metrics.set_elsewhere(false);
             self.publisher.state(LaneState::Recovering);
         }
         ends
@@ -215,6 +223,7 @@ impl Seat {
             publisher: self.publisher.clone(),
             swaps: Default::default(),
             unwritten: Default::default(),
+            under_way: Default::default(),
         });
         let mut far_end = self.far_end(sink, journal, trim_before);
         if tail.is_none() {
@@ -319,7 +328,9 @@ impl Seat {
 
     fn how_to_share(&self) -> &'static str {
         match self.home.is_shared {
-            true => "another daemon began this lineage: stop all daemons of the group, and start them again",
+            true => {
+                "name the checkpoint.store that the other daemons of the group have; if one of them has begun a new lineage, stop them all and start them again"
+            }
             false => {
                 "if another daemon of the group has it, name a checkpoint.store that both reach; else restore state_dir from a copy, or start over with --new-lineage: it goes on at the group's committed offsets, with the model that pipeline names"
             }

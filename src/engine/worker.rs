@@ -199,8 +199,9 @@ impl Worker {
     fn keep_up(&mut self, clocks: &mut Clocks) -> Result<()> {
         let now = self.clock.now();
         let fresh = self.core.seq() - clocks.committed_seq;
-        let checkpoint_due =
-            now - clocks.checkpointed >= self.tuning.checkpoint_interval && self.core.seq() > clocks.checkpointed_seq;
+        let checkpoint_due = now - clocks.checkpointed >= self.tuning.checkpoint_interval
+            && self.core.seq() > clocks.checkpointed_seq
+            && self.desk.under_way.load(Relaxed) == 0;
         if checkpoint_due {
             let job = WithCheckpoint::default();
             self.commit(Some(job), Vec::new(), clocks)?;
@@ -243,6 +244,7 @@ impl Worker {
             position.inputs.clear();
             let (manifest, state) = self.core.pipeline().snapshot("checkpoint", Value::Null, json!(position));
             let desk = self.desk.clone();
+            desk.under_way.fetch_add(1, Relaxed);
             let keep = self.tuning.checkpoints_kept;
             CheckpointJob {
                 number: record.number,

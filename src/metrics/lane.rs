@@ -5,7 +5,7 @@ use crate::metrics::histogram::{BATCH_BOUNDS, Histogram, LATENCY_BOUNDS_NS, Quan
 use crate::metrics::quality::QualityReport;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 /// Where on the road a latency was taken. Each begins where the one before ends; `Total` spans them all.
@@ -106,6 +106,8 @@ pub struct LaneMetrics {
     born: Instant,
     /// Nanoseconds after `born` at which the last checkpoint was taken; 0 before the first.
     checkpoint_at: AtomicU64,
+    /// Another daemon has the lane.
+    elsewhere: AtomicBool,
     /// Events that wait behind what was read, by input.
     lag: ArcSwap<Vec<(String, Option<u64>)>>,
     /// The versions; the one in force is the last.
@@ -138,6 +140,7 @@ impl LaneMetrics {
             latency_total: Quantiles::default(),
             born: Instant::now(),
             checkpoint_at: AtomicU64::new(0),
+            elsewhere: AtomicBool::new(false),
             lag: ArcSwap::default(),
             models: ArcSwap::default(),
             retired: zeros(),
@@ -216,6 +219,17 @@ impl LaneMetrics {
     /// The counters of all versions that are kept; the last is the one in force.
     pub fn models(&self) -> Arc<Vec<Arc<ModelCounters>>> {
         self.models.load_full()
+    }
+    /// Says whether another daemon has the lane: then its lag and the age of its checkpoint are known there.
+    pub fn set_elsewhere(&self, elsewhere: bool) {
+        self.elsewhere.store(elsewhere, Relaxed);
+        if elsewhere {
+            self.set_lag(Vec::new());
+        }
+    }
+    /// True where another daemon has the lane.
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere.load(Relaxed)
     }
     /// Sets how many events wait, by input (`None`: unknown).
     pub fn set_lag(&self, lag: Vec<(String, Option<u64>)>) {

@@ -291,7 +291,7 @@ pub struct CheckpointConfig {
     pub interval_ms: u64,
     /// How many are kept, from 1.
     pub keep: u32,
-    /// Another folder than `state_dir`.
+    /// Another place than `state_dir`: a folder, or `s3://bucket/prefix`.
     pub store: Option<String>,
     /// Never trim the journal.
     pub keep_journal: bool,

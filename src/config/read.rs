@@ -341,14 +341,15 @@ impl<'a> Reader<'a> {
         self.socket_paths(config);
         self.loops(config);
         if let Some(store) = &config.checkpoint.store
-            && let Some((scheme, _)) = store.split_once("://")
+            && let Some((scheme, rest)) = store.split_once("://")
         {
-            let what = format!("{store:?}: this build has no store for {scheme}://");
-            self.refuse(
-                "checkpoint.store",
-                what,
-                "name a folder, or leave the key out to keep checkpoints in state_dir",
-            );
+            let what = match scheme {
+                "s3" if !rest.is_empty() && !rest.starts_with('/') => return,
+                "s3" => format!("{store:?} names no bucket"),
+                _ => format!("{store:?}: there is no store for {scheme}://"),
+            };
+            let hint = "s3://bucket/prefix, or a folder; or leave the key out to keep checkpoints in state_dir";
+            self.refuse("checkpoint.store", what, hint);
         }
     }
 

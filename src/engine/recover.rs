@@ -310,10 +310,10 @@ impl Archive<'_> {
     /// Corruption, where it is gone or damaged.
     pub fn load(&self, hash: &str) -> Result<Pipeline> {
         let bytes = self.artifacts.get(hash)?;
-        let bytes =
-            bytes.ok_or_else(|| Fault::corruption(format!("artifact {hash} is missing in the state directory")))?;
+        let bytes = bytes
+            .ok_or_else(|| Fault::corruption(format!("artifact {hash} is missing ({})", self.artifacts.place(hash))))?;
         if artifact::content_hash(&bytes) != hash {
-            return Err(Fault::corruption(format!("artifact {hash} in the state directory is damaged")));
+            return Err(Fault::corruption(format!("artifact {hash} is damaged ({})", self.artifacts.place(hash))));
         }
         Pipeline::from_bytes(&bytes)
     }

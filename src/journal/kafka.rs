@@ -22,23 +22,37 @@ const TAIL_OFFSETS: i64 = 64;
 
 /// The journal of a Kafka lane.
 pub struct KafkaJournal {
-    options: KafkaOptions,
-    topic: String,
+    reader: Reader,
     claim: Arc<Claim>,
     producer: Arc<LaneProducer>,
-    // Before the consumer: what it holds belongs to that.
-    queue: Queue,
-    consumer: Consumer,
     /// Number of the record that this process committed last: no read may miss it.
     last: Option<u64>,
 }
 
-impl KafkaJournal {
-    /// The journal of the claimed lane.
-    ///
-    /// # Errors
-    /// Misuse, naming a property that is refused.
-    pub fn new(options: &KafkaOptions, claim: Arc<Claim>, producer: Arc<LaneProducer>) -> Result<KafkaJournal> {
+/// Reads what is committed in a lane's journal.
+struct Reader {
+    options: KafkaOptions,
+    topic: String,
+    // Before the consumer: what it holds belongs to that.
+    queue: Queue,
+    consumer: Consumer,
+}
+
+/// The last record of a lane's journal where that is of another lineage, before anything of the lane is opened.
+/// `None` also where there is no such topic, or no broker that answers within `wait`.
+///
+/// # Errors
+/// Misuse, naming a property that is refused; Corruption, where the journal holds something else.
+pub fn stranger(options: &KafkaOptions, wait: Duration) -> Result<Option<JournalRecord>> {
+    let mut reader = Reader::new(options)?;
+    if reader.consumer.watermarks(&reader.topic, reader.partition(), wait).is_err() {
+        return Ok(None);
+    }
+    reader.stranger()
+}
+
+impl Reader {
+    fn new(options: &KafkaOptions) -> Result<Reader> {
         let own = [
             ("group.id", options.group.as_str()),
             ("enable.auto.commit", "false"),
@@ -50,15 +64,7 @@ impl KafkaJournal {
             ("allow.auto.create.topics", "false"),
         ];
         let consumer = Consumer::new(&options.client_properties(&own)?)?;
-        Ok(KafkaJournal {
-            options: options.clone(),
-            topic: options.journal_topic(),
-            claim,
-            producer,
-            queue: consumer.queue(),
-            consumer,
-            last: None,
-        })
+        Ok(Reader { options: options.clone(), topic: options.journal_topic(), queue: consumer.queue(), consumer })
     }
 
     fn partition(&self) -> i32 {
@@ -133,12 +139,30 @@ impl KafkaJournal {
         }
     }
 
+    /// The last record, where it is of another lineage.
+    fn stranger(&mut self) -> Result<Option<JournalRecord>> {
+        let ours = std::mem::take(&mut self.options.lineage);
+        let last = self.last_record();
+        self.options.lineage = ours;
+        Ok(last?.filter(|record| record.lineage != self.options.lineage))
+    }
+}
+
+impl KafkaJournal {
+    /// The journal of the claimed lane.
+    ///
+    /// # Errors
+    /// Misuse, naming a property that is refused.
+    pub fn new(options: &KafkaOptions, claim: Arc<Claim>, producer: Arc<LaneProducer>) -> Result<KafkaJournal> {
+        Ok(KafkaJournal { reader: Reader::new(options)?, claim, producer, last: None })
+    }
+
     /// The next offsets of the Kafka inputs.
     fn offsets(&self, record: &JournalRecord) -> Result<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
         for (name, position) in &record.positions {
             let Some((topic, partition)) = split_input(name) else { continue };
-            if self.options.topics.iter().any(|t| t == topic) {
+            if self.reader.options.topics.iter().any(|t| t == topic) {
                 list.add_partition_offset(topic, partition, Offset::Offset(position.offset as i64))
                     .map_err(|e| Fault::internal(format!("{name}: {e}")))?;
             }
@@ -149,7 +173,7 @@ impl KafkaJournal {
     /// After a commit whose outcome is open: is the record there?
     fn settle(&mut self, record: &JournalRecord, reason: &str) -> Result<()> {
         self.producer.reconnect()?;
-        match self.last_record()? {
+        match self.reader.last_record()? {
             Some(tail) if tail == *record => {
                 tracing::info!(target: "millstream::kafka", "lane {}: the commit had gone through", record.lane);
                 Ok(())
@@ -161,25 +185,25 @@ impl KafkaJournal {
 
 impl Journal for KafkaJournal {
     fn append(&mut self, record: &JournalRecord) -> Result<()> {
-        let key = self.options.lane.to_string();
+        let key = self.reader.options.lane.to_string();
         let value = serde_json::to_vec(record).map_err(|e| Fault::internal(format!("journal record: {e}")))?;
         let offsets = self.offsets(record)?;
         faults::step("kafka.journal");
         if faults::planted("offset-before-produce") && offsets.count() > 0 {
             let _ = self.claim.group().commit(&offsets);
         }
-        if !self.options.exactly_once {
+        if !self.reader.options.exactly_once {
             self.claim.check()?;
             self.producer.flush()?;
             self.claim.check()?;
-            self.producer.send(&self.topic, self.partition(), Some(key.as_bytes()), &value, None)?;
+            self.producer.send(&self.reader.topic, self.reader.partition(), Some(key.as_bytes()), &value, None)?;
             self.producer.flush()?;
             self.last = Some(record.number);
             if offsets.count() > 0
                 && let Err(error) = self.claim.group().commit(&offsets)
             {
                 // The position in the journal is the truth; the group's offsets are for the usual tools.
-                tracing::debug!(target: "millstream::kafka", "lane {}: offsets: {error}", self.options.lane);
+                tracing::debug!(target: "millstream::kafka", "lane {}: offsets: {error}", self.reader.options.lane);
             }
             return Ok(());
         }
@@ -196,10 +220,10 @@ impl Journal for KafkaJournal {
                 return Err(fault);
             }
         };
-        self.producer.send(&self.topic, self.partition(), Some(key.as_bytes()), &value, None)?;
+        self.producer.send(&self.reader.topic, self.reader.partition(), Some(key.as_bytes()), &value, None)?;
         match self.producer.commit(&offsets, &metadata) {
             Ok(()) => {}
-            Err(Broken::Fenced) => return Err(taken(self.options.lane)),
+            Err(Broken::Fenced) => return Err(taken(self.reader.options.lane)),
             Err(Broken::Aborted(reason)) => {
                 self.claim.check()?;
                 return Err(aborted(&reason));
@@ -214,7 +238,7 @@ impl Journal for KafkaJournal {
         // The markers of a commit are written after it is answered: wait for our own.
         let deadline = Instant::now() + BROKER_TIMEOUT;
         loop {
-            let tail = self.last_record()?;
+            let tail = self.reader.last_record()?;
             let seen = tail.as_ref().map(|record| record.number);
             if seen >= self.last || Instant::now() > deadline {
                 return Ok(tail);
@@ -227,9 +251,9 @@ impl Journal for KafkaJournal {
         if self.last.is_some() {
             self.tail()?;
         }
-        let (low, _) = self.watermarks()?;
+        let (low, _) = self.reader.watermarks()?;
         let mut records = Vec::new();
-        self.scan(low, |_, record| {
+        self.reader.scan(low, |_, record| {
             if record.number >= from {
                 records.push(record);
             }
@@ -239,16 +263,13 @@ impl Journal for KafkaJournal {
     }
 
     fn stranger(&mut self) -> Result<Option<JournalRecord>> {
-        let ours = std::mem::take(&mut self.options.lineage);
-        let last = self.last_record();
-        self.options.lineage = ours;
-        Ok(last?.filter(|record| record.lineage != self.options.lineage))
+        self.reader.stranger()
     }
 
     fn trim(&mut self, before: u64) -> Result<()> {
-        let (low, _) = self.watermarks()?;
+        let (low, _) = self.reader.watermarks()?;
         let mut keep = None;
-        self.scan(low, |offset, record| match record.number >= before {
+        self.reader.scan(low, |offset, record| match record.number >= before {
             true => {
                 keep = Some(offset);
                 ControlFlow::Break(())
@@ -256,7 +277,9 @@ impl Journal for KafkaJournal {
             false => ControlFlow::Continue(()),
         })?;
         match keep {
-            Some(offset) if offset > low => topics::delete_before(&self.options, &self.topic, self.partition(), offset),
+            Some(offset) if offset > low => {
+                topics::delete_before(&self.reader.options, &self.reader.topic, self.reader.partition(), offset)
+            }
             _ => Ok(()),
         }
     }

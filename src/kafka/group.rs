@@ -18,6 +18,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// How often a lane that waits for its assignment looks up.
+const STANDBY_LOOK: Duration = Duration::from_millis(50);
+
+/// Called while a lane waits for its assignment, with the membership, and whether the group has given the lane to
+/// somebody else. False: the wait is given up.
+pub type Standby<'a> = dyn FnMut(&Arc<KafkaGroup>, bool) -> bool + 'a;
+
 /// How often the topics are looked at for new partitions.
 const METADATA_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -25,6 +32,8 @@ const METADATA_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 struct Assigned {
     lanes: BTreeSet<u32>,
+    /// True where the group has said which lanes are ours, and has been in reach since.
+    settled: bool,
     /// Lanes that were ours when the group was out of reach for too long. Nobody has said yet whose they are now.
     adrift: BTreeSet<u32>,
     /// How many times each lane was given to somebody else.
@@ -76,6 +85,7 @@ impl ConsumerContext for GroupContext {
             for lane in lanes(list) {
                 assigned.lanes.remove(&lane);
                 if lost {
+                    assigned.settled = false;
                     assigned.adrift.insert(lane);
                     *assigned.lost.entry(lane).or_default() += 1;
                 } else {
@@ -94,6 +104,7 @@ impl ConsumerContext for GroupContext {
                     tracing::debug!(target: "millstream::kafka", "group: {error}");
                 }
                 let mut assigned = self.0.lock();
+                assigned.settled = true;
                 assigned.lanes.extend(lanes(list));
                 // What was ours and isn't handed back is somebody else's now.
                 for lane in std::mem::take(&mut assigned.adrift) {
@@ -153,7 +164,9 @@ impl KafkaGroup {
         let key = (options.brokers.clone(), options.group.clone(), options.node_name.clone());
         // Held while joining, so that the lanes of a process make one member.
         let mut groups = registry().lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(group) = groups.get(&key).and_then(Weak::upgrade) {
+        if let Some(group) = groups.get(&key).and_then(Weak::upgrade)
+            && group.shared.lock().dead.is_none()
+        {
             return Ok(group);
         }
         let group = Arc::new(KafkaGroup::new(options)?);
@@ -240,9 +253,19 @@ impl KafkaGroup {
         self.shared.lock().lanes.iter().copied().collect()
     }
 
+    /// True where the group has given the lane to somebody else, or to nobody yet.
+    pub fn is_elsewhere(&self, lane: u32) -> bool {
+        let assigned = self.shared.lock();
+        assigned.dead.is_none() && assigned.settled && !assigned.lanes.contains(&lane)
+    }
+
     /// Partitions of an input topic, as last seen by the group's thread.
     pub fn partitions_seen(&self, topic: &str) -> Option<i32> {
         self.shared.lock().partitions.get(topic).copied()
+    }
+
+    fn is_dead(&self) -> bool {
+        self.shared.lock().dead.is_some()
     }
 
     fn wait_for(
@@ -262,11 +285,8 @@ impl KafkaGroup {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Fault::environment(format!(
-                    "lane {lane} was not handed to this daemon within {} s",
-                    wait.as_secs()
-                ))
-                .hint("another daemon of the group holds it, or the group's coordinator doesn't answer"));
+                return Err(Fault::environment(format!("the group hasn't said whose lane {lane} is"))
+                    .hint("the group's coordinator doesn't answer, or its members can't agree; look at the brokers"));
             }
             assigned = self.shared.changed.wait_timeout(assigned, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -370,13 +390,33 @@ impl Assigned {
 }
 
 impl Claim {
-    /// Waits until the group hands the lane to this daemon.
+    /// Waits until the group hands the lane to this daemon: without an end while it is another's, and as long as
+    /// `standby` says. `None` where that gave up.
     ///
     /// # Errors
-    /// Environment, where it doesn't within `wait`, or this daemon was shut out of the group.
-    pub fn wait(group: &Arc<KafkaGroup>, options: &KafkaOptions, wait: Duration) -> Result<Arc<Claim>> {
+    /// Environment, where the group doesn't say within `wait` whose the lane is, or this daemon was shut out of it.
+    pub fn wait(
+        group: &Arc<KafkaGroup>,
+        options: &KafkaOptions,
+        wait: Duration,
+        standby: &mut Standby<'_>,
+    ) -> Result<Option<Arc<Claim>>> {
         let lane = options.lane;
-        let assigned = group.wait_for(lane, wait, |assigned| assigned.lanes.contains(&lane))?;
+        let mut patience = Instant::now();
+        let assigned = loop {
+            let elsewhere = group.is_elsewhere(lane);
+            if !standby(group, elsewhere) {
+                return Ok(None);
+            }
+            if elsewhere {
+                patience = Instant::now();
+            }
+            match group.wait_for(lane, STANDBY_LOOK, |assigned| assigned.lanes.contains(&lane)) {
+                Ok(assigned) => break assigned,
+                Err(fault) if group.is_dead() || patience.elapsed() > wait => return Err(fault),
+                Err(_) => {}
+            }
+        };
         let claim = Claim {
             group: Arc::clone(group),
             lane,
@@ -385,7 +425,7 @@ impl Claim {
             fenced_by_producer: options.exactly_once,
         };
         drop(assigned);
-        Ok(Arc::new(claim))
+        Ok(Some(Arc::new(claim)))
     }
 
     /// Fails where the lane was taken away since; true where the group says that it is ours, false where the group

@@ -27,15 +27,15 @@ use crate::journal::kafka::KafkaJournal;
 use crate::sink::kafka::{KafkaSink, Target};
 use crate::source::ReadOptions;
 use crate::source::kafka::KafkaSource;
-use group::{Claim, KafkaGroup};
+use group::{Claim, KafkaGroup, Standby};
 use producer::LaneProducer;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a client tries to reach a broker before a call becomes a fault.
 pub const BROKER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long [`open`] waits for the group to hand it the lane.
+/// How long is waited for the group to say whose a lane is, and by [`open`] for the lane.
 pub const ASSIGNMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where reading starts when neither the journal nor the group has a position.
@@ -141,13 +141,28 @@ pub struct KafkaLane {
     pub journal: KafkaJournal,
 }
 
+/// As [`open_when_assigned`], for a lane that is wanted now: the wait is over after [`ASSIGNMENT_TIMEOUT`].
+///
+/// # Errors
+/// As for [`open_when_assigned`]; Environment, where another daemon keeps the lane.
+pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
+    let until = Instant::now() + ASSIGNMENT_TIMEOUT;
+    open_when_assigned(options, &mut |_, _| Instant::now() < until)?.ok_or_else(|| not_handed_over(options.lane))
+}
+
+/// The fault of a lane that stays elsewhere.
+pub fn not_handed_over(lane: u32) -> Fault {
+    Fault::environment(format!("lane {lane} was not handed to this daemon within {} s", ASSIGNMENT_TIMEOUT.as_secs()))
+        .hint("another daemon of the group holds it, or held it until its session times out")
+}
+
 /// Opens a lane: makes the topics that are missing, waits until the group has handed this daemon the lane,
-/// and fences whoever held it before (exactly-once).
+/// and fences whoever held it before (exactly-once). `standby` is told of the wait; `None` where it gave up.
 ///
 /// # Errors
 /// Misuse: a topic that doesn't fit (too few partitions, a journal of another lane count), a reserved or
-/// unknown property. Environment: no broker answers, or another daemon keeps the lane.
-pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
+/// unknown property. Environment: no broker answers.
+pub fn open_when_assigned(options: &KafkaOptions, standby: &mut Standby<'_>) -> Result<Option<KafkaLane>> {
     let group = KafkaGroup::join(options)?;
     let shapes = group.input_shapes(&options.topics)?;
     let partitions = shapes.iter().map(|shape| shape.partitions).max();
@@ -167,7 +182,7 @@ pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
         ))
         .hint("add partitions to it, or name a topic that doesn't exist yet, to be made like the input"));
     }
-    let claim = Claim::wait(&group, options, ASSIGNMENT_TIMEOUT)?;
+    let Some(claim) = Claim::wait(&group, options, ASSIGNMENT_TIMEOUT, standby)? else { return Ok(None) };
     let producer = LaneProducer::open(options)?;
     let source = match options.topics.is_empty() {
         true => None,
@@ -177,7 +192,7 @@ pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
         let (producer, claim) = (Arc::clone(&producer), Arc::clone(&claim));
         KafkaSink::new(options, producer, claim, predictions, dead_letters)
     });
-    Ok(KafkaLane { source, sink, journal: KafkaJournal::new(options, claim, producer)? })
+    Ok(Some(KafkaLane { source, sink, journal: KafkaJournal::new(options, claim, producer)? }))
 }
 
 /// Splits an input's name into topic and partition.

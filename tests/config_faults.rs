@@ -426,3 +426,34 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn an_output_that_would_be_read_again_is_refused() {
+    let source = |paths: &str| format!("pipeline = \"p.toml\"\nsource.kind = \"file\"\nsource.paths = [{paths}]\n");
+    let sink = "sink.kind = \"file\"\nsink.path = \"/d/out.ndjson\"\n";
+    for (paths, more) in [
+        ("\"/d/out.ndjson\"", ""),
+        ("\"/d/a.csv\", \"/d/*.ndjson\"", ""),
+        ("\"/d/*\"", ""),
+        ("\"/**/o*\"", ""),
+        ("\"/d/out.ndjson.?\"", ""),
+        ("\"/d/out.lane-1.ndjson\"", "lanes = 2\n"),
+    ] {
+        let found = faults(&format!("{more}{}{sink}", source(paths)), &[], &[]);
+        assert!(
+            found.len() == 1 && found[0].contains("sink.path") && found[0].contains("an input as well"),
+            "{found:?}"
+        );
+    }
+    let found = faults(&format!("{}{sink}sink.dead_letters = \"x/dead\"\n", source("\"x/*\"")), &[], &[]);
+    assert!(found.len() == 1 && found[0].contains("sink.dead_letters") && found[0].contains("\"x/*\""), "{found:?}");
+    for (paths, more) in [
+        ("\"/d/*.json\"", ""),
+        ("\"/d/e/*\"", ""),
+        ("\"/*\"", ""),
+        ("\"/d/out.lane-1.ndjson\"", ""),
+        ("\"/d/out.lane-2.ndjson\"", "lanes = 2\n"),
+    ] {
+        good(&format!("{more}{}{sink}", source(paths)));
+    }
+}

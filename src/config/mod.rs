@@ -354,6 +354,18 @@ pub struct LogConfig {
     pub level: String,
 }
 
+/// A lane's own output: `predictions.ndjson`, and with several lanes `predictions.lane-1.ndjson`.
+pub fn of_lane(path: &Path, lane: u32, lanes: u32) -> PathBuf {
+    if lanes == 1 {
+        return path.to_path_buf();
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    match path.extension() {
+        Some(extension) => path.with_file_name(format!("{stem}.lane-{lane}.{}", extension.to_string_lossy())),
+        None => path.with_file_name(format!("{stem}.lane-{lane}")),
+    }
+}
+
 impl Config {
     /// Reads a config: the file, over it the environment's `MILLSTREAM_SECTION__KEY`, over that the
     /// command line's `section.key=value`.

@@ -90,7 +90,12 @@ impl Control {
         let (done, answers) = flume::unbounded();
         let orders: Result<Vec<Order>> = self.orders.iter().map(|_| order(done.clone())).collect();
         drop(done);
-        for (lane, order) in self.orders.iter().zip(orders?) {
+        let orders = orders?;
+        // Told to all lanes or to none: before anything is posted.
+        if self.orders.iter().any(flume::Sender::is_disconnected) {
+            return Err(has_ended());
+        }
+        for (lane, order) in self.orders.iter().zip(orders) {
             lane.send(order).map_err(|_| has_ended())?;
         }
         let deadline = Instant::now() + self.timeout;
@@ -169,6 +174,22 @@ mod tests {
         assert!(fault.message.contains("has ended"), "{fault}");
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         lane.join().expect("lane");
+    }
+
+    #[test]
+    fn where_one_lane_has_ended_no_other_is_told() {
+        let dir = tempfile::tempdir().expect("dir");
+        let home = Arc::new(Home::open(&Places::local(dir.path()), 2, SPEC.as_bytes(), false).expect("home"));
+        let ((runs, orders), (ended, _)) = (flume::unbounded(), flume::unbounded());
+        let health = Arc::new(Health::new(2));
+        let timeout = Duration::from_secs(30);
+        let control = Control { home, orders: vec![runs, ended], stop: Arc::default(), health, timeout };
+        let swap = || Command::Swap { bytes: format!("{SPEC}# other\n").into_bytes(), origin: "o".into() };
+        for command in [swap(), Command::Rollback, Command::Checkpoint, Command::Pause] {
+            let fault = control.obey(command).expect_err("a lane has ended");
+            assert!(fault.message.contains("has ended"), "{fault}");
+            assert!(orders.is_empty(), "the lane that runs was told");
+        }
     }
 
     #[test]

@@ -83,17 +83,25 @@ pub fn recover(
     // Where nothing is replayed the journal isn't synced: after a power cut, checkpoints may be ahead of it.
     numbers.retain(|n| !source.replayable() || n.is_some_and(|n| n <= tail.number));
     numbers.insert(0, None);
+    // A damaged version before is made again from a checkpoint before its swap, where one is left; where none is,
+    // and where nothing can be replayed, only that rollback is lost: no digest depends on it.
+    let mut rollback = if source.replayable() { Rollback::Needed } else { Rollback::Optional };
     let mut last = None;
-    for number in numbers.into_iter().rev() {
-        let attempt = attempt(number, &tail, source, journal, archive, make, progress);
-        match attempt {
-            Ok(recovered) => return Ok(recovered),
-            Err(fault) if fault.class == Class::Corruption => {
-                let from = number.map_or("the first pipeline".to_string(), checkpoint_name);
-                tracing::warn!("recovery from {from} failed, trying an older one: {fault}");
-                last.get_or_insert(fault.at(from));
+    loop {
+        for number in numbers.iter().rev() {
+            match attempt(*number, &tail, source, journal, archive, make, progress, &mut rollback) {
+                Ok(recovered) => return Ok(recovered),
+                Err(fault) if fault.class == Class::Corruption => {
+                    let from = number.map_or("the first pipeline".to_string(), checkpoint_name);
+                    tracing::warn!("recovery from {from} failed, trying an older one: {fault}");
+                    last.get_or_insert(fault.at(from));
+                }
+                Err(fault) => return Err(fault),
             }
-            Err(fault) => return Err(fault),
+        }
+        match rollback {
+            Rollback::Damaged => rollback = Rollback::Optional,
+            Rollback::Needed | Rollback::Optional => break,
         }
     }
     Err(last
@@ -101,6 +109,35 @@ pub fn recover(
         .hint("restore the state directory from a copy, or start over with --new-lineage"))
 }
 
+/// What becomes of a checkpoint whose version before is damaged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rollback {
+    /// An older checkpoint is tried.
+    Needed,
+    /// The same, and it has happened.
+    Damaged,
+    /// The lane goes on without that rollback.
+    Optional,
+}
+
+impl Rollback {
+    /// The version before, or what is to become of its fault.
+    fn judge(&mut self, previous: Result<Option<Pipeline>>) -> Result<Option<Pipeline>> {
+        match previous {
+            Err(fault) if matches!(fault.class, Class::Corruption | Class::Misuse) => {
+                if *self == Rollback::Optional {
+                    tracing::error!("the version before can't be brought back by a rollback any more: {fault}");
+                    return Ok(None);
+                }
+                *self = Rollback::Damaged;
+                Err(Fault { class: Class::Corruption, ..fault })
+            }
+            other => other,
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
 fn attempt(
     number: Option<u64>,
     tail: &JournalRecord,
@@ -109,13 +146,14 @@ fn attempt(
     archive: &Archive<'_>,
     make: &MakeCore<'_>,
     progress: &mut Progress<'_>,
+    rollback: &mut Rollback,
 ) -> Result<Recovered> {
     let mut ahead = None;
     let (mut core, from) = match number {
         Some(number) => {
             let (pipeline, record) = archive.checkpoint(number)?;
             let mut core = make(pipeline, Some(&record))?;
-            core.set_previous(archive.previous(record.swap)?);
+            core.set_previous(rollback.judge(archive.previous(record.swap))?);
             faults::step("recovery.checkpoint");
             ahead = Some(record).filter(|r| r.number > tail.number);
             (core, Some(number))
@@ -148,11 +186,11 @@ fn attempt(
     if core.swap() != tail.swap {
         if core.pipeline().hash() != tail.version {
             // A version that was rolled back to had learned something before it was swapped out.
-            let kept = archive.previous(core.swap())?.filter(|p| p.hash() == tail.version);
+            let kept = rollback.judge(archive.previous(core.swap()))?.filter(|p| p.hash() == tail.version);
             let pipeline = kept.map_or_else(|| archive.load(&tail.version), Ok)?;
             core = make(pipeline, Some(tail))?;
         }
-        core.set_previous(archive.previous(tail.swap)?);
+        core.set_previous(rollback.judge(archive.previous(tail.swap))?);
     }
     core.jump_to(tail)?;
     Ok(Recovered {
@@ -307,7 +345,8 @@ impl Archive<'_> {
         let Some(number) = number else { return make(self.load(self.base)?, None) };
         let (pipeline, record) = self.checkpoint(number)?;
         let mut core = make(pipeline, Some(&record))?;
-        core.set_previous(self.previous(record.swap)?);
+        // Without it, only a rollback behind the checkpoint can't be replayed.
+        core.set_previous(Rollback::Optional.judge(self.previous(record.swap))?);
         Ok(core)
     }
 

@@ -24,7 +24,7 @@ use crate::source::generator::{Drift, GeneratorOptions, Kind};
 use crate::source::rate::{RateOptions, RateSource};
 use crate::source::socket::SocketSource;
 use crate::source::{Framing, ReadOptions, Source};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -227,13 +227,13 @@ pub fn open(
         SinkKind::Socket | SinkKind::None => Some(Box::new(NoSink)),
         SinkKind::Console => Some(Box::new(ConsoleSink::stdout())),
         SinkKind::File { path, rotate_bytes } => {
-            Some(Box::new(FileSink::new(of_lane(path, lane, config.lanes), *rotate_bytes)))
+            Some(Box::new(FileSink::new(config::of_lane(path, lane, config.lanes), *rotate_bytes)))
         }
     };
     let kafka_sink = kafka_sink.map(|sink| Box::new(sink) as Box<dyn Sink>);
     let letters = match &config.sink.dead_letters {
         Some(path) if !matches!(config.sink.kind, SinkKind::Kafka { .. }) => {
-            let path = of_lane(Path::new(path), lane, config.lanes);
+            let path = config::of_lane(Path::new(path), lane, config.lanes);
             Some(Box::new(DeadLetterFile::new(path, dead_letter_json)) as Box<dyn Sink>)
         }
         _ => None,
@@ -326,18 +326,6 @@ pub fn generator_options(name: &str, seed: u64, stream: &config::StreamConfig) -
         features: stream.drift_features as usize,
     };
     Ok(options)
-}
-
-/// A lane's own output: `predictions.ndjson`, and with several lanes `predictions.lane-1.ndjson`.
-fn of_lane(path: &Path, lane: u32, lanes: u32) -> PathBuf {
-    if lanes == 1 {
-        return path.to_path_buf();
-    }
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    match path.extension() {
-        Some(extension) => path.with_file_name(format!("{stem}.lane-{lane}.{}", extension.to_string_lossy())),
-        None => path.with_file_name(format!("{stem}.lane-{lane}")),
-    }
 }
 
 /// Several sinks as one.

@@ -243,9 +243,9 @@ impl LaneMetrics {
     pub fn set_quality(&self, report: QualityReport) {
         self.quality.store(Some(Arc::new(report)));
     }
-    /// The live quality, if any was published.
+    /// The live quality, once anything was labelled: before, there is none, good or bad.
     pub fn quality(&self) -> Option<Arc<QualityReport>> {
-        self.quality.load_full()
+        self.quality.load_full().filter(|quality| quality.events > 0)
     }
     /// Seconds since the last checkpoint; since the start, before the first.
     pub fn checkpoint_age_seconds(&self) -> f64 {

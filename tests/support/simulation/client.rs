@@ -93,6 +93,7 @@ impl Membership for SimMember {
 
     fn commit(&self, offsets: &[NextOffset]) -> Result<()> {
         call(self.me, "commit offsets")?;
+        super::oracle::not_ahead(offsets);
         world(|w| {
             for offset in offsets {
                 w.broker.group.offsets.insert((offset.topic.clone(), offset.partition), offset.offset);

@@ -222,7 +222,7 @@ impl Daemon {
         let now = self.setup.clock.now();
         if now < self.lanes[lane].again_at || !self.client.member.holdings.lanes().contains(&number) {
             // The real daemon would wait for its group here.
-            world(|w| w.clock.advance(Duration::from_millis(20)));
+            world(|w| w.clock.advance(Duration::from_millis(if w.processes.len() == 1 { 400 } else { 60 })));
             return Ok(());
         }
         tell(|| format!("{}: lane {lane} is opened", name(self.me.daemon)));

@@ -23,7 +23,7 @@
 use crate::artifact;
 use crate::checkpoint::{self, LocalStore, Store};
 use crate::config::{Config, SourceKind};
-use crate::disk::{make_dirs, sync_dir};
+use crate::disk::{Machine, make_dirs, sync_dir};
 use crate::error::{Fault, Result};
 use crate::faults;
 use crate::pipeline::Pipeline;
@@ -102,7 +102,7 @@ pub struct Home {
     lanes: Option<Arc<dyn Store>>,
     /// True where other daemons of the group have the same.
     pub is_shared: bool,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Home {
@@ -114,7 +114,7 @@ impl Home {
     /// the lineage there has other lanes or another schema.
     pub fn open(places: &Places, lanes: u32, bytes: &[u8], new_lineage: bool) -> Result<Home> {
         let dir = &places.dir;
-        make_dirs(dir).map_err(|f| f.hint("state_dir must be a directory that the daemon may write to"))?;
+        make_dirs(&Machine, dir).map_err(|f| f.hint("state_dir must be a directory that the daemon may write to"))?;
         let lock = lock(dir)?;
         if new_lineage {
             set_aside(dir)?;
@@ -143,7 +143,7 @@ impl Home {
         };
         let lanes = place.map(|place| place.folder(&found.lineage.lineage)).transpose()?;
         let (lineage, has_past) = (found.lineage, found.has_past);
-        Ok(Home { dir: dir.clone(), artifacts, lineage, has_past, lanes, is_shared, _lock: lock })
+        Ok(Home { dir: dir.clone(), artifacts, lineage, has_past, lanes, is_shared, _lock: Some(lock) })
     }
 
     /// True where a lineage was begun there.
@@ -156,6 +156,12 @@ impl Home {
             None => false,
         };
         Ok(shared || places.dir.join(LINEAGE).exists())
+    }
+
+    /// A home whose parts are elsewhere (on a disk that a test makes up), and which nobody else can open.
+    pub fn of(dir: &Path, lineage: Lineage, artifacts: Arc<dyn Store>) -> Home {
+        let (lanes, is_shared) = (None, false);
+        Home { dir: dir.to_path_buf(), artifacts, lineage, has_past: true, lanes, is_shared, _lock: None }
     }
 
     /// A lane's own directory.

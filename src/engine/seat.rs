@@ -16,7 +16,7 @@ use crate::config::{Config, SinkKind, SourceKind};
 use crate::error::{Class, Fault, Result};
 use crate::faults;
 use crate::journal::{Journal, JournalRecord};
-use crate::kafka::group::KafkaGroup;
+use crate::kafka::client::Membership;
 use crate::metrics::{Health, LaneMetrics};
 use crate::pipeline::Pipeline;
 use crate::sink::Sink;
@@ -64,12 +64,12 @@ struct Life {
     /// It has run.
     ran: bool,
     /// The membership in the group: held while the lane is elsewhere or opened again, so that nothing moves.
-    group: Option<Arc<KafkaGroup>>,
+    group: Option<Arc<dyn Membership>>,
 }
 
 impl Life {
     fn is_elsewhere(&self, lane: u32) -> bool {
-        self.group.as_ref().is_some_and(|group| group.is_elsewhere(lane))
+        self.group.as_ref().is_some_and(|group| group.holdings().is_elsewhere(lane))
     }
 }
 
@@ -159,7 +159,7 @@ impl Seat {
     fn open(&self, socket: Option<SocketSource>, life: &mut Life) -> Result<Option<Ends>> {
         let (config, lane) = (&self.config, self.lane);
         let (mut held, mut was_elsewhere) = (life.group.take(), false);
-        let mut standby = |group: &Arc<KafkaGroup>, elsewhere: bool| {
+        let mut standby = |group: &Arc<dyn Membership>, elsewhere: bool| {
             held = Some(group.clone());
             if elsewhere {
                 self.stand_by(!was_elsewhere);

@@ -10,7 +10,7 @@ use crate::encode::{EncodeOptions, Encoder, dead_letter_json};
 use crate::error::{Fault, Result};
 use crate::journal::file::FileJournal;
 use crate::journal::{Journal, JournalRecord};
-use crate::kafka::group::Standby;
+use crate::kafka::claim::Standby;
 use crate::kafka::{self, KafkaOptions};
 use crate::metrics::LaneMetrics;
 use crate::pipeline::Pipeline;
@@ -193,7 +193,7 @@ pub fn open(
     standby: &mut Standby<'_>,
 ) -> Result<Option<Ends>> {
     let kafka = match kafka_options(config, lane, lineage) {
-        Some(options) => match kafka::open_when_assigned(&options, standby)? {
+        Some(options) => match kafka::open_when_assigned(&kafka::library(), &options, standby)? {
             None => return Ok(None),
             lane => lane,
         },
@@ -253,7 +253,10 @@ pub fn open(
 /// As for [`crate::journal::kafka::stranger`].
 pub fn stranger(config: &Config, lane: u32, lineage: &str) -> Result<Option<JournalRecord>> {
     match kafka_options(config, lane, lineage) {
-        Some(options) => crate::journal::kafka::stranger(&options, STRANGER_WAIT),
+        Some(options) => {
+            let options = KafkaOptions { first_answer: STRANGER_WAIT.min(options.first_answer), ..options };
+            crate::journal::kafka::stranger(kafka::library().as_ref(), &options)
+        }
         None => Ok(None),
     }
 }
@@ -272,7 +275,8 @@ pub fn open_past(config: &Config, lane: u32, lineage: &str, dir: &Path) -> Resul
     }
 }
 
-fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaOptions> {
+/// What a lane's Kafka ends need to know; `None` where neither end is Kafka.
+pub fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaOptions> {
     let mut options = KafkaOptions {
         brokers: String::new(),
         topics: Vec::new(),

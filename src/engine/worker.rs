@@ -382,6 +382,7 @@ impl Working {
         health.lane(worker.core.lane() as usize).busy();
         faults::step("drain.begin");
         worker.publisher.state(LaneState::Draining);
+        faults::step("drain.begin");
         worker.commit(Some(WithCheckpoint::default()), Vec::new(), &mut clocks)?;
         worker.publish();
         worker.intake.finish(FINISH_MAX)?;

@@ -34,7 +34,7 @@ impl FileJournal {
     /// Environment, where the directory can't be read or written; Corruption, where a record before
     /// the last is damaged.
     pub fn open(dir: &Path, sync: bool) -> Result<FileJournal> {
-        crate::disk::make_dirs(dir)?;
+        crate::disk::make_dirs(&crate::disk::Machine, dir)?;
         let mut journal = FileJournal { dir: dir.to_path_buf(), sync, current: None, tail: None, next: 0 };
         journal.mend_last_segment()?;
         for (_, path) in journal.segments()?.iter().rev() {

@@ -17,7 +17,7 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
 
 /// A file system, as far as files that are written whole need one. Nothing is durable before it is synced: a
 /// file's bytes by [`DiskFile::sync`], the names in a directory by [`Disk::sync_dir`].
-pub trait Disk: Send + Sync + std::fmt::Debug {
+pub trait Disk: Send + Sync {
     /// True for a directory; an error of kind NotFound where nothing is there.
     fn is_dir(&self, path: &Path) -> io::Result<bool>;
     /// Makes one directory; its parent must be there.

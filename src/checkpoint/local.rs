@@ -17,12 +17,18 @@ const TEMPORARY: &str = ".tmp-";
 const ABANDONED_AFTER: Duration = Duration::from_secs(3_600);
 
 /// A directory of files that are each whole.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LocalStore {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     /// How old another process's temporary file must be to be removed.
     abandoned_after: Duration,
+}
+
+impl std::fmt::Debug for LocalStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LocalStore").field(&self.dir).finish()
+    }
 }
 
 impl LocalStore {

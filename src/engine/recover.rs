@@ -58,10 +58,10 @@ pub fn recover(
     make: &MakeCore<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Recovered> {
-    let mut numbers: Vec<Option<u64>> = archive.store.checkpoints()?.into_iter().map(Some).collect();
+    let mut listed = archive.store.checkpoints()?;
     let tail = match journal.tail()? {
         Some(tail) => tail,
-        None if numbers.is_empty() => {
+        None if listed.is_empty() => {
             let core = make(archive.load(archive.base)?, None)?;
             return Ok(Recovered { core, tail: None, replayed: 0, lost_learned: 0, from: None });
         }
@@ -80,16 +80,38 @@ pub fn recover(
         ))
         .hint("point state_dir at the state that belongs to the journal, or start over with --new-lineage"));
     }
+    loop {
+        let outcome = from_any(&listed, &tail, source, journal, archive, make, progress);
+        let Err(Fault { class: Class::Corruption, .. }) = &outcome else { return outcome };
+        // In a shared store a former owner may have written a newer one, and removed those, on its way out.
+        let now = archive.store.checkpoints()?;
+        if now == listed {
+            return outcome;
+        }
+        listed = now;
+    }
+}
+
+/// Recovers from the newest of these checkpoints that leads to the tail.
+fn from_any(
+    listed: &[u64],
+    tail: &JournalRecord,
+    source: &mut dyn Source,
+    journal: &mut dyn Journal,
+    archive: &Archive<'_>,
+    make: &MakeCore<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<Recovered> {
     // Where nothing is replayed the journal isn't synced: after a power cut, checkpoints may be ahead of it.
-    numbers.retain(|n| !source.replayable() || n.is_some_and(|n| n <= tail.number));
-    numbers.insert(0, None);
+    let usable = listed.iter().copied().filter(|n| !source.replayable() || *n <= tail.number);
+    let numbers: Vec<Option<u64>> = std::iter::once(None).chain(usable.map(Some)).collect();
     // A damaged version before is made again from a checkpoint before its swap, where one is left; where none is,
     // and where nothing can be replayed, only that rollback is lost: no digest depends on it.
     let mut rollback = if source.replayable() { Rollback::Needed } else { Rollback::Optional };
     let mut last = None;
     loop {
         for number in numbers.iter().rev() {
-            match attempt(*number, &tail, source, journal, archive, make, progress, &mut rollback) {
+            match attempt(*number, tail, source, journal, archive, make, progress, &mut rollback) {
                 Ok(recovered) => return Ok(recovered),
                 Err(fault) if fault.class == Class::Corruption => {
                     let from = number.map_or("the first pipeline".to_string(), checkpoint_name);

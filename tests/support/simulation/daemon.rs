@@ -170,6 +170,7 @@ impl Daemon {
                 tell: flume::unbounded().0,
                 new_lineage: false,
                 clock: setup.clock.clone(),
+                tuning: Arc::new(arc_swap::ArcSwap::from_pointee(millstream::engine::tuning(&config))),
             };
             Lane { seat, orders, working: None, again_at: setup.clock.now() }
         };

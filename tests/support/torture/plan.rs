@@ -153,7 +153,7 @@ impl Plan {
         let uncommitted =
             |at: At| if at == At::Step("file.cut", 1) { vec![At::Step("file.fsync", 2), at] } else { vec![at] };
         let deaths: Vec<At> = deaths.into_iter().flat_map(uncommitted).collect();
-        self.lives = deaths.into_iter().map(|at| Life { at, tuning: tuning(random) }).collect();
+        self.lives = deaths.into_iter().map(|at| Life { at, tuning: tuning(random, self.forced) }).collect();
     }
 
     /// The steps that a daemon on this round's road comes by.
@@ -221,9 +221,10 @@ fn few(step: &str, random: &mut Random) -> u64 {
 }
 
 /// What the law of state says has no part in the output.
-fn tuning(random: &mut Random) -> Vec<String> {
+fn tuning(random: &mut Random, forced: bool) -> Vec<String> {
     let commit_ms = [1, 5, 20, 50, 100][random.below(5) as usize];
-    let checkpoint_ms = [20, 60, 150, 400][random.below(4) as usize];
+    // The last: none before the death, and all that this life did is replayed.
+    let checkpoint_ms = [20, 60, 150, 400, 60_000][random.below(5) as usize];
     let batch_events = [1, 7, 64, 256, 1_024][random.below(5) as usize];
     let keys = [
         format!("delivery.commit_interval_ms={commit_ms}"),
@@ -231,6 +232,8 @@ fn tuning(random: &mut Random) -> Vec<String> {
         format!("checkpoint.keep={}", 1 + random.below(3)),
         format!("engine.batch_events_max={batch_events}"),
         format!("engine.threads={}", 1 + random.below(8)),
+        // What a frozen model did is in the journal as well; an undisturbed daemon would not know of it.
+        format!("learn.enabled={}", forced || random.below(8) != 0),
     ];
     keys.into_iter().flat_map(|key| ["--set".to_string(), key]).collect()
 }

@@ -2,11 +2,11 @@
 //! emitting, each compared with the digest that it recorded. A digest that differs tries the next
 //! older checkpoint, and at last stops the lane: it never publishes on a mismatch.
 
-use super::lane::LaneCore;
+use super::lane::{LaneCore, Watch};
 use super::worker::previous_name;
 use crate::artifact;
 use crate::batch::{Block, Cursor};
-use crate::checkpoint::{LocalStore, checkpoint_name};
+use crate::checkpoint::{Store, checkpoint_name};
 use crate::error::{Class, Fault, Result};
 use crate::faults;
 use crate::journal::{Journal, JournalRecord, SwapEntry};
@@ -17,9 +17,9 @@ use std::sync::Arc;
 /// Where a lane's past is kept.
 pub struct Archive<'a> {
     /// The lane's checkpoints.
-    pub store: &'a LocalStore,
+    pub store: &'a dyn Store,
     /// Artifacts by their content hash: the lineage's first pipeline, and every candidate that came in.
-    pub artifacts: &'a LocalStore,
+    pub artifacts: &'a dyn Store,
     /// Content hash of the pipeline that the lineage began with.
     pub base: &'a str,
     /// The lineage.
@@ -133,7 +133,7 @@ fn attempt(
             return Err(Fault::corruption(format!("the journal begins at record {}, which is too late", first.number)));
         }
         for (done, record) in records.iter().enumerate() {
-            replay_record(&mut core, record, source, archive)?;
+            replay_record(&mut core, record, source, archive, &mut ())?;
             faults::step("recovery.record");
             if !progress(done as u64 + 1, records.len() as u64) {
                 return Err(Fault::environment("the recovery was given up"));
@@ -189,8 +189,10 @@ pub fn replay_record(
     record: &JournalRecord,
     source: &mut dyn Source,
     archive: &Archive<'_>,
+    watch: &mut dyn Watch,
 ) -> Result<()> {
     core.set_learn(!record.frozen);
+    watch.record(record);
     let mut swaps = record.swaps.iter().peekable();
     let mut from: Vec<Position> =
         record.inputs.iter().map(|input| core.ledger.positions().get(input).copied().unwrap_or_default()).collect();
@@ -211,7 +213,9 @@ pub fn replay_record(
                 .hint("bring the input back as it was, or start over with --new-lineage"));
             }
             name_inputs(core, source, &block);
-            replay_block(core, &block, &mut swaps, archive)?;
+            let seq = core.seq();
+            replay_block(core, &block, &mut swaps, archive, watch)?;
+            watch.block(&block, seq);
             core.ledger.finished(&block);
             let reached = block.records.last().and_then(|r| core.ledger.reached(r.input));
             match reached.filter(|p| *p != from[input]) {
@@ -238,13 +242,14 @@ fn replay_block(
     block: &Block,
     swaps: &mut std::iter::Peekable<std::slice::Iter<'_, SwapEntry>>,
     archive: &Archive<'_>,
+    watch: &mut dyn Watch,
 ) -> Result<()> {
     let mut cursor = Cursor::default();
     loop {
         apply_due(core, swaps, archive)?;
         let late = u64::from(faults::planted("swap-one-late-in-replay"));
-        let until = swaps.peek().map_or(u64::MAX, |s| s.seq + late);
-        while core.replay(block, &mut cursor, until) {}
+        let until = swaps.peek().map_or(u64::MAX, |s| s.seq + late).min(watch.cut(core.seq()));
+        while core.replay(block, &mut cursor, until, watch) {}
         if core.seq() != until {
             return Ok(());
         }
@@ -294,13 +299,29 @@ impl Archive<'_> {
         Pipeline::from_bytes(&bytes)
     }
 
+    /// A lane's core as a checkpoint left it; `None`: as the lineage began.
+    ///
+    /// # Errors
+    /// As [`Archive::checkpoint`].
+    pub fn stand_at(&self, number: Option<u64>, make: &MakeCore<'_>) -> Result<LaneCore> {
+        let Some(number) = number else { return make(self.load(self.base)?, None) };
+        let (pipeline, record) = self.checkpoint(number)?;
+        let mut core = make(pipeline, Some(&record))?;
+        core.set_previous(self.previous(record.swap)?);
+        Ok(core)
+    }
+
     /// A record that stands before the first event.
     fn beginning(&self) -> JournalRecord {
         let (lineage, version) = (self.lineage.to_string(), self.base.to_string());
         JournalRecord { lineage, version, digest: format!("{:016x}", 0), ..JournalRecord::default() }
     }
 
-    fn checkpoint(&self, number: u64) -> Result<(Pipeline, JournalRecord)> {
+    /// The checkpoint of a journal record.
+    ///
+    /// # Errors
+    /// Corruption, where it is gone, damaged, or of another lineage; Environment, where it can't be read.
+    pub fn checkpoint(&self, number: u64) -> Result<(Pipeline, JournalRecord)> {
         let name = checkpoint_name(number);
         let bytes = self.store.get(&name)?.ok_or_else(|| Fault::corruption(format!("{name} is gone")))?;
         let (pipeline, record) =
@@ -335,9 +356,7 @@ impl Archive<'_> {
     /// of a swap of the same number that was never committed.
     fn keep_previous(&self, core: &mut LaneCore) -> Result<()> {
         let name = previous_name(core.swap());
-        if let Some(previous) = core.previous() {
-            let hash = serde_json::json!({ "hash": previous.hash() });
-            let (manifest, state) = previous.snapshot("artifact", hash, serde_json::Value::Null);
+        if let Some((manifest, state)) = core.previous_snapshot() {
             let bytes = artifact::encode(&serde_json::json!(manifest), &state);
             if self.store.get(&name)?.as_deref() != Some(&bytes[..]) {
                 self.store.put(&name, &bytes)?;

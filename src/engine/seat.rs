@@ -10,13 +10,15 @@ use super::recover::{Archive, Recovered, recover};
 use super::wire::{self, Ends};
 use super::worker::{Order, Worker};
 use crate::admin::status::{LaneState, VersionStatus};
-use crate::checkpoint::LocalStore;
+use crate::checkpoint::Store;
+use crate::clock::Clock;
 use crate::config::{Config, SinkKind, SourceKind};
 use crate::error::{Class, Fault, Result};
 use crate::faults;
 use crate::journal::{Journal, JournalRecord};
 use crate::metrics::{Health, LaneMetrics};
 use crate::pipeline::Pipeline;
+use crate::sink::Sink;
 use crate::source::Position;
 use crate::source::socket::SocketSource;
 use std::sync::Arc;
@@ -47,6 +49,8 @@ pub struct Seat {
     pub tell: flume::Sender<u32>,
     /// The old state was set aside on purpose.
     pub new_lineage: bool,
+    /// What intervals are timed by.
+    pub clock: Clock,
 }
 
 /// How long a lane whose brokers are away waits before it tries again, at most.
@@ -115,13 +119,26 @@ impl Seat {
         let (config, lane) = (&self.config, self.lane);
         self.publisher.state(LaneState::Recovering);
         let dir = self.home.lane_dir(lane);
-        let store = LocalStore::open(&self.home.checkpoint_dir(config.checkpoint.store.as_deref(), lane))?;
-        let mut ends = wire::open(config, lane, &self.home.lineage.lineage, &dir, socket)?;
-        let Some((mut core, tail)) = self.recover(&mut ends, &store)? else {
+        let store = self.home.checkpoints(config.checkpoint.store.as_deref(), lane)?;
+        let ends = wire::open(config, lane, &self.home.lineage.lineage, &dir, socket)?;
+        let Some(worker) = self.worker(ends, store)? else {
             // Told to stop on the way: nothing was taken, and what was committed stands.
             self.publisher.state(LaneState::Ended);
             return Ok(());
         };
+        // Whoever waits for readiness may have given up.
+        let _ = self.tell.send(lane);
+        *ran = true;
+        worker.run()
+    }
+
+    /// The lane's worker, recovered, between its opened ends. `None` where the daemon is told to stop meanwhile.
+    ///
+    /// # Errors
+    /// Whatever an end, the store or the recovery said.
+    pub fn worker(&self, mut ends: Ends, store: Arc<dyn Store>) -> Result<Option<Worker>> {
+        let (config, lane) = (&self.config, self.lane);
+        let Some((mut core, tail)) = self.recover(&mut ends, store.as_ref())? else { return Ok(None) };
         ends.source.source().start(&places(&core))?;
         faults::step("recovery.started");
         let begins = ends.source.source().positions();
@@ -135,16 +152,7 @@ impl Seat {
             publisher: self.publisher.clone(),
             swaps: Default::default(),
         });
-        let mut far_end = FarEnd::new(
-            sink,
-            journal,
-            wire::visible_at_commit(config),
-            matches!(config.source.kind, SourceKind::Socket { .. }),
-            self.metrics.clone(),
-            self.publisher.clone(),
-            self.jobs.clone(),
-            trim_before,
-        );
+        let mut far_end = self.far_end(sink, journal, trim_before);
         if tail.is_none() {
             // The lane's first record says with what it began, and where, before the first event is taken.
             core.ledger.stand_at(&begins.into_iter().collect());
@@ -159,10 +167,7 @@ impl Seat {
         let swap = core.swap();
         let current = version_of(core.pipeline(), swap, &config.pipeline.display().to_string());
         let before = core.previous().map(|p| version_of(p, 0, ""));
-        // Whoever waits for readiness may have given up.
-        let _ = self.tell.send(lane);
-        *ran = true;
-        Worker {
+        Ok(Some(Worker {
             core,
             intake,
             outlet,
@@ -176,16 +181,29 @@ impl Seat {
             stop: self.stop.clone(),
             current,
             before,
-        }
-        .run()
+            clock: self.clock.clone(),
+        }))
+    }
+
+    fn far_end(&self, sink: Box<dyn Sink>, journal: Box<dyn Journal>, trim_before: Arc<AtomicU64>) -> FarEnd {
+        FarEnd::new(
+            sink,
+            journal,
+            wire::visible_at_commit(&self.config),
+            matches!(self.config.source.kind, SourceKind::Socket { .. }),
+            self.metrics.clone(),
+            self.publisher.clone(),
+            self.jobs.clone(),
+            trim_before,
+        )
     }
 
     /// The lane as it was at its last commit, its outputs cut back to it. `None` where the daemon is told
     /// to stop meanwhile.
-    fn recover(&self, ends: &mut Ends, store: &LocalStore) -> Result<Option<(LaneCore, Option<JournalRecord>)>> {
+    fn recover(&self, ends: &mut Ends, store: &dyn Store) -> Result<Option<(LaneCore, Option<JournalRecord>)>> {
         let (config, lineage) = (&self.config, &self.home.lineage);
         let archive =
-            Archive { store, artifacts: &self.home.artifacts, base: &lineage.base, lineage: &lineage.lineage };
+            Archive { store, artifacts: self.home.artifacts.as_ref(), base: &lineage.base, lineage: &lineage.lineage };
         let heartbeat = self.health.lane(self.lane as usize);
         let make =
             |pipeline, at: Option<&_>| wire::core(config, self.lane, &lineage.lineage, &self.metrics, pipeline, at);

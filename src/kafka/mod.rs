@@ -4,6 +4,7 @@
 //! group.rs     the group consumer: which lanes are this daemon's (one a process and group)
 //! consumer.rs  a thin consumer that hands out messages in batches (unsafe code lives here and in producer.rs)
 //! producer.rs  the producer, its transactions, and their error classes
+//! at_large.rs  ends of transactions that may still be on their way
 //! topics.rs    partitions, watermarks, and making of topics
 //! headers.rs   a message's headers as bytes
 //! close.rs     closing of clients, within a bound
@@ -13,6 +14,7 @@
 //! owner of partition `n` is lane `n`. The lane assigns itself the input partitions p with
 //! p mod lanes = n on a consumer of its own, which never rebalances.
 
+mod at_large;
 mod close;
 pub mod consumer;
 pub mod group;

@@ -3,6 +3,7 @@
 //! One transactional producer a lane, drained before the offsets are sent. Waiting is done here and not by the
 //! wrapper's `flush`, which polls in steps of a tenth of a second: with it a commit takes 100 ms longer.
 
+use super::at_large::{self, Ends};
 use super::topics::config;
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
@@ -31,15 +32,20 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the broker may take no messages; longer than the library tries to deliver one.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(330);
 
-/// Keeps the first delivery that failed.
+/// Keeps the first delivery that failed, and listens for ends of transactions that were not answered.
 #[derive(Default)]
 struct Deliveries {
     failed: Mutex<Option<String>>,
+    ends: Ends,
 }
 
 impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, _: &str, message: &str) {
-        super::group::log_line(level as i32, message);
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.ends.hear(facility, message);
+        // Finer lines are asked for only to be heard here.
+        if level as i32 <= RDKafkaLogLevel::Warning as i32 {
+            super::group::log_line(level as i32, message);
+        }
     }
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "millstream::kafka", "producer: {error}: {reason}");
@@ -194,6 +200,7 @@ impl LaneProducer {
         match client.producer.begin_transaction() {
             Ok(()) => {
                 faults::step("kafka.begin");
+                client.producer.context().ends.begin();
                 state.open = true;
             }
             Err(error) => {
@@ -246,6 +253,9 @@ impl LaneProducer {
             Ok(()) => {
                 faults::step("kafka.committed");
                 state.open = false;
+                if !client.producer.context().ends.committed_for_good() {
+                    self.give_up(state, &"an end of a transaction was not answered");
+                }
                 Ok(())
             }
             Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
@@ -281,10 +291,17 @@ impl LaneProducer {
     fn abort_locked(&self, state: &mut State, reason: String) -> Broken {
         if let Some(client) = state.client.as_mut()
             && !state.fenced
-            && let Err(error) = client.abort()
         {
-            note(client, &error, &mut state.fenced);
-            self.give_up(state, &error);
+            match client.abort() {
+                Ok(()) if client.producer.context().ends.any_lost() => {
+                    self.give_up(state, &"an end of a transaction was not answered");
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    note(client, &error, &mut state.fenced);
+                    self.give_up(state, &error);
+                }
+            }
         }
         state.open = false;
         match state.fenced {
@@ -477,9 +494,14 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
             ("message.timeout.ms", timeout.as_str()),
         ]);
     }
-    let producer: BaseProducer<Deliveries> = config(&options.client_properties(&own)?)
-        .create_with_context(Deliveries::default())
-        .map_err(|error| refused(&error))?;
+    let mut config = config(&options.client_properties(&own)?);
+    if options.exactly_once {
+        let debug = config.get("debug").map(|own| format!("{own},{}", at_large::DEBUG_CONTEXT));
+        config.set("debug", debug.as_deref().unwrap_or(at_large::DEBUG_CONTEXT));
+        config.set_log_level(RDKafkaLogLevel::Debug);
+    }
+    let producer: BaseProducer<Deliveries> =
+        config.create_with_context(Deliveries::default()).map_err(|error| refused(&error))?;
     if options.exactly_once {
         faults::step("kafka.init");
         retried(COMMIT_TIMEOUT, || producer.init_transactions(BROKER_TIMEOUT))

@@ -56,6 +56,12 @@ impl Broker {
 
     /// A broker of the test's own, to be stopped and killed.
     pub fn new() -> Broker {
+        Broker::with(|_, properties| properties, &[])
+    }
+
+    /// A broker whose properties are made from the usual ones, in the folder named; `format` are arguments of the
+    /// storage's formatting.
+    pub fn with(properties_of: impl FnOnce(&Path, String) -> String, format: &[String]) -> Broker {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = target_dir().join("kafka-run").join(format!("{}-{number}", std::process::id()));
@@ -63,10 +69,12 @@ impl Broker {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a folder for the broker");
         let (port, controller) = free_ports();
-        fs::write(dir.join("server.properties"), properties(port, controller, &dir)).expect("the broker's properties");
+        let properties = properties_of(&dir, properties(port, controller, &dir));
+        fs::write(dir.join("server.properties"), properties).expect("the broker's properties");
         let formatted = java()
             .args(["kafka.tools.StorageTool", "format", "-t", "bWlsbHN0cmVhbXRlc3QwMA", "-c"])
             .arg(dir.join("server.properties"))
+            .args(format)
             .output()
             .expect("java runs (install a Java runtime, 17 or later)");
         assert!(formatted.status.success(), "kafka format: {}", String::from_utf8_lossy(&formatted.stderr));
@@ -127,6 +135,14 @@ impl Broker {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             let _ = child.wait();
         }
+    }
+
+    /// Sends it a signal: SIGSTOP holds it, SIGCONT lets it go on.
+    pub fn signal(&self, signal: i32) {
+        let process = self.process.lock().unwrap();
+        let pid = process.as_ref().expect("a running broker").id() as i32;
+        // SAFETY: the child was not waited for, so the number is its own.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "a running broker");
     }
 
     fn config(&self) -> ClientConfig {

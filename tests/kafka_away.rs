@@ -1,0 +1,193 @@
+//! The story: the broker is held, killed, cut off and slow, and the daemon catches up by itself, with the memory it
+//! had; told to stop meanwhile, it ends in time. A daemon that slept past its session wakes up as a zombie whose
+//! lane has another owner: nothing of it becomes visible, and it says so. And what a commit costs, measured from
+//! outside: no event waits longer than the commit interval and one commit.
+//!
+//! `MILLSTREAM_PROXY=long` keeps the broker away for half a minute.
+
+mod support;
+
+use millstream::admin::CtlAction;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use support::broker::Broker;
+use support::daemon::{Daemon, Scene, until};
+use support::events::{self, SPEC};
+use support::proxy::{Act, Api, Proxy, Reach, broker_behind};
+use support::stage::{Stage, committed};
+
+fn everything() -> &'static (Vec<Proxy>, Broker) {
+    static ALL: OnceLock<(Vec<Proxy>, Broker)> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let proxies: Vec<Proxy> = (0..8).map(|_| Proxy::new()).collect();
+        let broker = broker_behind(&proxies.iter().collect::<Vec<_>>());
+        (proxies, broker)
+    })
+}
+
+fn broker() -> &'static Broker {
+    &everything().1
+}
+
+/// Each test has ways to the broker of its own.
+fn way(number: usize) -> &'static Proxy {
+    &everything().0[number]
+}
+
+/// How long the broker is away.
+fn away() -> Duration {
+    let long = std::env::var("MILLSTREAM_PROXY").is_ok_and(|form| form == "long");
+    Duration::from_secs(if long { 30 } else { 6 })
+}
+
+/// Memory that the process holds, in MiB.
+fn resident_mib(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("a process");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("KiB") / 1024
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let to = to.join(entry.file_name());
+        match entry.file_type().expect("a type").is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).expect("copied")),
+        }
+    }
+}
+
+/// What the daemon's lane last complained of.
+fn fault(daemon: &Daemon) -> String {
+    daemon.ask(&CtlAction::Status).map_or(String::new(), |status| status["lanes"][0]["fault"].to_string())
+}
+
+/// A daemon is stopped (SIGSTOP), in the midst of a request where one is named; another takes its lane over; it wakes.
+fn a_zombie(name: &str, ways: [usize; 2], held: Option<(Api, Act)>) {
+    let mut stage = Stage::new(broker(), way(ways[0]), name, "");
+    let zombie = stage.scene.start(&[]);
+    let drip = stage.drip(20);
+    until("commits", || (committed(&zombie) > 100).then_some(()));
+    let held = held.map(|(api, act)| stage.proxy.next(api, act));
+    held.iter().for_each(|held| held.wait_met());
+    zombie.signal(libc::SIGSTOP);
+    // The other owner has the lane's state, as from a shared store, and a name of its own.
+    let config = String::from_utf8(stage.scene.read("millstream.toml")).expect("UTF-8");
+    let own = |line: &&str| !["pipeline =", "state_dir =", "admin.socket ="].iter().any(|key| line.starts_with(key));
+    let config: String = config.lines().filter(own).map(|line| format!("{line}\n")).collect();
+    let config = config.replace(&way(ways[0]).address(), &way(ways[1]).address());
+    let other = Scene::new(SPEC, &config.replace(&format!("{name}-node"), &format!("{name}-other")));
+    copy(&stage.scene.path("state"), &other.path("state"));
+    let mut owner = other.start(&[]);
+    let taken_over = committed(&owner);
+    until("commits of the other owner", || (committed(&owner) > taken_over + 100).then_some(()));
+    held.iter().for_each(|held| held.release());
+    zombie.signal(libc::SIGCONT);
+    let said = until("the zombie's word", || {
+        let said = format!("{}{}", zombie.said(), fault(&zombie));
+        said.contains("lane 0 was taken by another daemon").then_some(said)
+    });
+    // It is awake for a while, and the other goes on.
+    let before = stage.sent + drip.sent() + 200;
+    until("more commits of the other owner", || (committed(&owner) > before).then_some(()));
+    stage.sent += drip.stop();
+    stage.stream.committed(&mut owner, stage.sent);
+    assert!(!said.contains("differs") && !zombie.said().contains("differs"), "{said}");
+    zombie.kill();
+    owner.stop();
+    stage.verdict_of(&other);
+}
+
+#[test]
+fn a_zombie_has_lost_its_lane() {
+    a_zombie("asleep", [0, 1], None);
+}
+
+#[test]
+fn a_zombie_whose_commit_is_on_its_way_has_lost_its_lane() {
+    a_zombie("commits", [2, 3], Some((Api::EndTxn, Act::HoldRequest)));
+}
+
+/// While the broker is out of reach in one way after the other, events go on coming.
+#[test]
+fn cut_off_and_slow_it_catches_up_with_the_memory_it_had() {
+    let mut stage = Stage::new(broker(), way(4), "cut", "");
+    let mut daemon = Some(stage.scene.start(&[]));
+    stage.meanwhile(&mut daemon, "warm", |_, daemon| {
+        until("commits", || (committed(daemon.as_ref().expect("a daemon")) > 2_000).then_some(()));
+    });
+    let before = resident_mib(daemon.as_ref().expect("a daemon"));
+    for reach in [Reach::Cut, Reach::Silent] {
+        stage.meanwhile(&mut daemon, &format!("{reach:?} for {:?}", away()), |stage, daemon| {
+            stage.proxy.reach(reach);
+            std::thread::sleep(away());
+            assert!(daemon.as_mut().expect("a daemon").runs());
+            stage.proxy.reach(Reach::Open);
+        });
+    }
+    stage.meanwhile(&mut daemon, "a slow link", |stage, _| {
+        stage.proxy.speed(Some(64 << 10));
+        std::thread::sleep(away() / 2);
+        stage.proxy.speed(None);
+    });
+    let after = resident_mib(daemon.as_ref().expect("a daemon"));
+    eprintln!("memory: {before} MiB before, {after} MiB after");
+    assert!(after < before + 64, "{before} MiB before, {after} MiB after");
+    stage.verdict(daemon.expect("a daemon"));
+}
+
+#[test]
+fn held_and_killed_brokers_are_waited_for() {
+    let proxy: &'static Proxy = Box::leak(Box::new(Proxy::new()));
+    let broker: &'static Broker = Box::leak(Box::new(broker_behind(&[proxy])));
+    let mut stage = Stage::new(broker, proxy, "dead", "");
+    let mut daemon = Some(stage.scene.start(&[]));
+    stage.sent += 2_000;
+    stage.stream.send(&events::json(2_000, 5), 0);
+    until("commits", || (committed(daemon.as_ref().expect("a daemon")) > 200).then_some(()));
+    let before = resident_mib(daemon.as_ref().expect("a daemon"));
+    broker.signal(libc::SIGSTOP);
+    std::thread::sleep(away());
+    broker.signal(libc::SIGCONT);
+    stage.stream.committed(daemon.as_mut().expect("a daemon"), stage.sent);
+    stage.meanwhile(&mut daemon, "held", |_, _| {});
+    let first = stage.sent;
+    stage.sent += 2_000;
+    stage.stream.send(&events::json(2_000, 6), first);
+    broker.kill();
+    std::thread::sleep(away() / 2);
+    broker.start();
+    stage.stream.committed(daemon.as_mut().expect("a daemon"), stage.sent);
+    stage.meanwhile(&mut daemon, "killed", |_, _| {});
+    let after = resident_mib(daemon.as_ref().expect("a daemon"));
+    eprintln!("memory: {before} MiB before, {after} MiB after");
+    assert!(after < before + 64, "{before} MiB before, {after} MiB after");
+    stage.verdict(daemon.expect("a daemon"));
+    broker.kill();
+}
+
+/// Told to stop while no broker can be reached: in the midst of its work, and while it tries to come back.
+#[test]
+fn told_to_stop_while_the_broker_is_away_it_ends_in_time() {
+    let mut stage = Stage::new(broker(), way(5), "leave", "");
+    for wait in [Duration::from_millis(200), away()] {
+        let daemon = stage.scene.start(&[]);
+        let drip = stage.drip(20);
+        let goal = stage.sent + 200;
+        until("commits", || (committed(&daemon) > goal).then_some(()));
+        stage.proxy.reach(Reach::Silent);
+        std::thread::sleep(wait);
+        stage.sent += drip.stop();
+        let told = Instant::now();
+        let (code, said) = daemon.terminate();
+        eprintln!("told to stop {wait:?} after the broker went: {code:?} after {:?}", told.elapsed());
+        assert!(matches!(code, Some(0 | 4)) && told.elapsed() < Duration::from_secs(22), "{code:?} {said}");
+        stage.proxy.reach(Reach::Open);
+    }
+    let mut daemon = stage.scene.start(&[]);
+    stage.stream.committed(&mut daemon, stage.sent);
+    stage.verdict(daemon);
+}

@@ -164,7 +164,7 @@ impl Plan {
         let damage = |random: &mut Random| {
             (damages && random.below(4) == 0).then(|| (random.below(lanes) as u32, random.next()))
         };
-        let mut life = |at| Life { at, tuning: tuning(random, forced), damage: damage(random) };
+        let mut life = |at| Life { at, tuning: tuning(at, random, forced), damage: damage(random) };
         self.lives = deaths.into_iter().map(&mut life).collect();
     }
 
@@ -233,10 +233,12 @@ fn few(step: &str, random: &mut Random) -> u64 {
 }
 
 /// What the law of state says has no part in the output.
-fn tuning(random: &mut Random, forced: bool) -> Vec<String> {
+fn tuning(at: At, random: &mut Random, forced: bool) -> Vec<String> {
     let commit_ms = [1, 5, 20, 50, 100][random.below(5) as usize];
     // The last: none before the death, and all that this life did is replayed.
-    let checkpoint_ms = [20, 60, 150, 400, 60_000][random.below(5) as usize];
+    let with_checkpoints = matches!(at, At::Step(step, _)
+        if step.starts_with("store.") || step.starts_with("checkpoint.") || step == "journal.trim");
+    let checkpoint_ms = [20, 60, 150, 400, 60_000][random.below(if with_checkpoints { 3 } else { 5 }) as usize];
     let batch_events = [1, 7, 64, 256, 1_024][random.below(5) as usize];
     let keys = [
         format!("delivery.commit_interval_ms={commit_ms}"),

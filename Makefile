@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export PREFIX DESTDIR
 
-.PHONY: all build demo test bench bench-peers datasets install uninstall docs lint profile clean help
+.PHONY: all build demo test torture planted bench bench-peers datasets install uninstall docs lint profile clean help
 
 all: build
 
@@ -27,6 +27,19 @@ demo:
 test:
 	@scripts/setup test
 	$(CARGO) test --release --locked
+	$(CARGO) test --release --locked --features faults --test torture
+
+## make torture       kills the daemon at every step, for as long as you like: SEED=, KILLS=, SECONDS_MAX=; ROUND= one round again
+torture:
+	@scripts/setup test
+	MILLSTREAM_TORTURE_SEED=$(or $(SEED),$(shell date +%s)) MILLSTREAM_TORTURE_ROUND=$(ROUND) \
+	MILLSTREAM_TORTURE_KILLS=$(or $(KILLS),$(if $(SECONDS_MAX)$(ROUND),,1000)) MILLSTREAM_TORTURE_SECONDS=$(SECONDS_MAX) \
+	$(CARGO) test --release --locked --features faults --test torture -- --nocapture
+
+## make planted       a table of mistakes planted in the daemon, and which suite catches each
+planted:
+	@scripts/setup test
+	$(CARGO) test --release --locked --features faults --test planted -- --nocapture
 
 ## make bench         the benchmarks; NAMES="socket-json latency" picks, BENCH="--smoke" is quick
 bench: build

@@ -64,9 +64,9 @@ impl Fault {
     pub fn internal(message: impl Into<String>) -> Fault {
         Fault::new(Class::Internal, message)
     }
-    /// An I/O error at a named place.
+    /// An I/O error at a named place, with the advice that its kind gives.
     pub fn io(what: impl fmt::Display, error: &std::io::Error) -> Fault {
-        Fault::environment(format!("{what}: {error}"))
+        Fault::environment(format!("{what}: {error}")).hint(advice(error))
     }
     /// The same fault with advice.
     pub fn hint(mut self, hint: impl Into<String>) -> Fault {
@@ -79,6 +79,23 @@ impl Fault {
         self
     }
 }
+
+/// What to do about an I/O error, where its kind alone says so.
+fn advice(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free space on that disk, then start again",
+        ErrorKind::ReadOnlyFilesystem => "mount that disk for writing, then start again",
+        ErrorKind::PermissionDenied => "give the user that the daemon runs as the right to it",
+        _ if error.raw_os_error() == Some(EIO) => {
+            "the disk failed: look at the kernel's log, mend it, then start again"
+        }
+        _ => "",
+    }
+}
+
+/// The error number of a device that failed: the standard library has no kind for it.
+const EIO: i32 = 5;
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

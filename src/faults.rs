@@ -7,6 +7,74 @@
 //!   COUNT-th time (from 1).
 //! - `MILLSTREAM_PLANT=MISTAKE` makes the build wrong in a known way, which the tests must notice.
 
+/// Every step at which the process can be ended, by the room that reaches it.
+pub const STEPS: &[&str] = &[
+    // Kafka's producer, sink and journal: a transaction from its beginning to its end
+    "kafka.init",
+    "kafka.initialised",
+    "kafka.begin",
+    "kafka.produce",
+    "kafka.dead-letter",
+    "kafka.journal",
+    "kafka.flush",
+    "kafka.offsets",
+    "kafka.commit",
+    "kafka.committed",
+    // files: output and journal
+    "file.write",
+    "file.fsync",
+    "file.rotate",
+    "file.cut",
+    "journal.write",
+    "journal.fsync",
+    "journal.written",
+    // every file that is written whole
+    "store.write",
+    "store.fsync",
+    "store.rename",
+    "store.fsync-dir",
+    "store.remove",
+    // the engine at work
+    "home.lineage",
+    "journal.first",
+    "journal.trim",
+    "checkpoint.begin",
+    "checkpoint.kept",
+    "swap.artifact",
+    "swap.order",
+    "swap.taken",
+    "swap.rolled-back",
+    "swap.previous",
+    "drain.begin",
+    "drain.committed",
+    // recovery
+    "recovery.tail",
+    "recovery.checkpoint",
+    "recovery.record",
+    "recovery.previous",
+    "recovery.cut",
+    "recovery.started",
+];
+
+/// Every mistake that can be planted.
+pub const MISTAKES: &[&str] = &[
+    "offset-before-produce",
+    "scaler-state-not-saved",
+    "optimizer-not-saved",
+    "learn-before-score",
+    "swap-one-late-in-replay",
+    "checkpoint-not-fsynced",
+    "checkpoint-ahead-of-commit",
+    "producer-not-fenced",
+    "journal-before-sink-flush",
+    "output-not-cut-back",
+    "replay-emits",
+    "digest-not-compared",
+    "dead-letters-outside-transaction",
+    "seq-not-restored",
+    "runs-out-of-order",
+];
+
 /// True in a build with the feature `faults`.
 pub const COMPILED_IN: bool = cfg!(feature = "faults");
 
@@ -62,4 +130,41 @@ pub fn step(_name: &str) {}
 #[inline(always)]
 pub const fn planted(_mistake: &str) -> bool {
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// The names in the calls of a function of this file, all over the sources.
+    fn called(function: &str) -> BTreeSet<String> {
+        fn collect(dir: &Path, call: &str, names: &mut BTreeSet<String>) {
+            for entry in std::fs::read_dir(dir).expect("sources") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    collect(&path, call, names);
+                    continue;
+                }
+                let text = std::fs::read_to_string(&path).expect("UTF-8");
+                names.extend(text.split(call).skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_string())));
+            }
+        }
+        let mut names = BTreeSet::new();
+        let call = ["faults::", function, "(\""].concat();
+        collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &call, &mut names);
+        names
+    }
+
+    fn listed(names: &[&str]) -> BTreeSet<String> {
+        let set: BTreeSet<String> = names.iter().map(|name| name.to_string()).collect();
+        assert_eq!(set.len(), names.len(), "a name is listed twice");
+        set
+    }
+
+    #[test]
+    fn every_step_and_mistake_is_listed_and_placed() {
+        assert_eq!(called("step"), listed(super::STEPS));
+        assert_eq!(called("planted"), listed(super::MISTAKES));
+    }
 }

@@ -10,6 +10,7 @@ pub mod artifact;
 pub mod batch;
 pub mod checkpoint;
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod decode;

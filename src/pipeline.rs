@@ -14,6 +14,7 @@ pub use golden::GoldenRow;
 use crate::artifact;
 use crate::batch::{Batch, Reject, RowStatus, Scores, Stage, Task, TokenKind};
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::model::{self, Features, LabelKind, Learned, Model, Scratch, Shape};
 use crate::preprocess::{self, DenseKind, Layout, Row, Step, TokenColumn};
 use crate::schema::{FieldType, Missing, Role, Schema, SchemaSpec, Slot};
@@ -154,12 +155,16 @@ impl Pipeline {
         pipeline.classes = state.get_strings("classes")?;
         pipeline.fill.load(state)?;
         for (i, step) in pipeline.steps.iter_mut().enumerate() {
-            step.load(state, &format!("steps.{i}."))?;
+            if !faults::planted("scaler-state-not-saved") {
+                step.load(state, &format!("steps.{i}."))?;
+            }
         }
         pipeline.model.load(state, "model.")?;
         pipeline.learned = manifest.learned;
         pipeline.golden.clone_from(&manifest.golden);
-        pipeline.check_golden_rows()?;
+        if !faults::planted("scaler-state-not-saved") {
+            pipeline.check_golden_rows()?;
+        }
         Ok(pipeline)
     }
 
@@ -310,6 +315,11 @@ impl Pipeline {
         }
         for step in &self.steps {
             step.transform(&mut self.row, &batch.text);
+        }
+        if faults::planted("learn-before-score")
+            && let Some(target) = self.target(batch, row)
+        {
+            self.model.learn(features(&self.row), target, 1.0);
         }
         let start = scores.values.len();
         scores.values.resize(start + self.width(), 0.0);

@@ -250,6 +250,18 @@ fn a_second_swap_waits_for_nothing() {
 }
 
 #[test]
+fn a_client_that_has_closed_its_sending_half_is_answered() {
+    let f = start(|_| {});
+    // Whether the end of its bytes arrives with the request or behind it, is chance.
+    for _ in 0..50 {
+        let mut stream = connect(&f.socket);
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").expect("send");
+        stream.shutdown(std::net::Shutdown::Write).expect("no more to say");
+        assert_eq!(answer(&mut stream).0, 200);
+    }
+}
+
+#[test]
 fn an_engine_that_has_ended_is_told() {
     let Fixture { socket, requests, server, dir, .. } = start(|_| {});
     drop(requests);

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// What every room may import.
-const VOCABULARY: &[&str] = &["batch", "schema", "state", "error", "disk", "wide", "faults"];
+const VOCABULARY: &[&str] = &["batch", "schema", "state", "error", "disk", "wide", "faults", "clock"];
 
 /// Who may import whom, beyond the vocabulary: ARCHITECTURE.md's picture as data. The vocabulary itself
 /// may import `error` only.
@@ -16,6 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("disk", &[]),
     ("wide", &[]),
     ("faults", &[]),
+    ("clock", &[]),
     ("queue", &[]),
     ("config", &[]),
     ("cli", &[]),

@@ -6,8 +6,9 @@
 use super::lane_status::LanePublisher;
 use super::worker::PREVIOUS_PREFIX;
 use crate::artifact;
-use crate::checkpoint::LocalStore;
+use crate::checkpoint::Store;
 use crate::error::Result;
+use crate::faults;
 use crate::metrics::LaneMetrics;
 use crate::pipeline::Manifest;
 use crate::state::State;
@@ -40,7 +41,7 @@ pub struct CheckpointJob {
 /// What the checkpointer needs to know of a lane.
 pub struct CheckpointDesk {
     /// The lane's files.
-    pub store: LocalStore,
+    pub store: Arc<dyn Store>,
     /// False: the journal is kept whole.
     pub trim: bool,
     /// Journal records before this number are no longer needed.
@@ -87,18 +88,22 @@ pub enum Job {
 
 /// Works off the jobs until the last sender is gone.
 pub fn run(jobs: &flume::Receiver<Job>) {
-    for job in jobs {
-        match job {
-            Job::Checkpoint(job) => checkpoint(*job),
-            Job::Previous { desk, name, manifest, state } => {
-                if let Err(fault) = desk.store.put(&name, &artifact::encode(&json!(manifest), &state)) {
-                    desk.publisher.fault(&fault);
-                }
+    jobs.iter().for_each(work_off);
+}
+
+/// Works off one job.
+pub fn work_off(job: Job) {
+    match job {
+        Job::Checkpoint(job) => checkpoint(*job),
+        Job::Previous { desk, name, manifest, state } => {
+            faults::step("swap.previous");
+            if let Err(fault) = desk.store.put(&name, &artifact::encode(&json!(manifest), &state)) {
+                desk.publisher.fault(&fault);
             }
-            Job::Barrier(done) => {
-                // Whoever asked may have given up waiting.
-                let _ = done.send(());
-            }
+        }
+        Job::Barrier(done) => {
+            // Whoever asked may have given up waiting.
+            let _ = done.send(());
         }
     }
 }
@@ -109,9 +114,10 @@ fn checkpoint(job: CheckpointJob) {
     let bytes = artifact::encode(&json!(job.manifest), &job.state);
     desk.swaps.lock().unwrap_or_else(PoisonError::into_inner).insert(job.number, job.swap);
     let outcome: Result<()> = desk.store.put_checkpoint(job.number, &bytes, job.keep).and_then(|oldest| {
+        faults::step("checkpoint.kept");
         desk.metrics.checkpointed(started.elapsed().as_nanos() as u64);
-        let path = desk.store.path(&crate::checkpoint::checkpoint_name(job.number));
-        desk.publisher.checkpointed(job.seq, path.display().to_string());
+        let place = desk.store.place(&crate::checkpoint::checkpoint_name(job.number));
+        desk.publisher.checkpointed(job.seq, place);
         if desk.trim {
             // The oldest checkpoint's own record is kept: replay begins behind it and checks against it.
             desk.trim_before.fetch_max(oldest, Relaxed);

@@ -5,6 +5,7 @@ use super::home::Home;
 use super::worker::{Order, Tuning};
 use crate::admin::command::{Command, Refusal, Request};
 use crate::error::{Class, Fault, Result};
+use crate::faults;
 use crate::metrics::Health;
 use crate::pipeline::Pipeline;
 use flume::RecvTimeoutError;
@@ -77,7 +78,9 @@ impl Control {
         let base =
             base.ok_or_else(|| Fault::corruption("the lineage's first pipeline is missing in the state directory"))?;
         super::lane::check_fits(&Pipeline::from_bytes(&base)?, &candidate)?;
+        faults::step("swap.artifact");
         self.home.artifacts.put(&hash, bytes)?;
+        faults::step("swap.order");
         let mut answer =
             self.all(|done| Ok(Order::Swap(Box::new(Pipeline::from_bytes(bytes)?), origin.to_string(), done)))?;
         answer["version"] = json!(version);

@@ -11,13 +11,15 @@
 //! ```
 
 use crate::artifact;
-use crate::checkpoint::LocalStore;
+use crate::checkpoint::{LocalStore, Store};
 use crate::disk::sync_dir;
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::pipeline::Pipeline;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What must stay as it is while a lineage goes on.
@@ -35,7 +37,7 @@ pub struct Lineage {
 pub struct Home {
     dir: PathBuf,
     /// Artifacts by content hash.
-    pub artifacts: LocalStore,
+    pub artifacts: Arc<dyn Store>,
     /// The lineage that goes on here.
     pub lineage: Lineage,
     /// True where the directory held a lineage before.
@@ -58,7 +60,7 @@ impl Home {
         if new_lineage {
             set_aside(dir)?;
         }
-        let artifacts = LocalStore::open(&dir.join("artifacts"))?;
+        let artifacts: Arc<dyn Store> = Arc::new(LocalStore::open(&dir.join("artifacts"))?);
         let path = dir.join("lineage.json");
         let known = match std::fs::read(&path) {
             Ok(text) => Some(serde_json::from_slice::<Lineage>(&text).map_err(|e| {
@@ -72,18 +74,24 @@ impl Home {
         let has_past = known.is_some();
         let lineage = match known {
             Some(lineage) => {
-                check_goes_on(&lineage, lanes, bytes, &base, &artifacts)?;
+                check_goes_on(&lineage, lanes, bytes, &base, artifacts.as_ref())?;
                 lineage
             }
             None => {
                 artifacts.put(&base, bytes)?;
                 let lineage = Lineage { lineage: new_name(&base, lanes), lanes, base };
+                faults::step("home.lineage");
                 let text = serde_json::to_vec_pretty(&lineage).expect("plain data");
                 LocalStore::open(dir)?.put("lineage.json", &text)?;
                 lineage
             }
         };
         Ok(Home { dir: dir.to_path_buf(), artifacts, lineage, has_past, _lock: lock })
+    }
+
+    /// True where a directory holds a lineage.
+    pub fn is_begun(dir: &Path) -> bool {
+        dir.join("lineage.json").exists()
     }
 
     /// A lane's own directory.
@@ -93,11 +101,15 @@ impl Home {
 
     /// Where a lane's checkpoints are: in its own directory, or in `checkpoint.store`, apart from those
     /// of other lineages.
-    pub fn checkpoint_dir(&self, store: Option<&str>, lane: u32) -> PathBuf {
-        match store {
+    ///
+    /// # Errors
+    /// Environment, where the directory can't be made or read.
+    pub fn checkpoints(&self, store: Option<&str>, lane: u32) -> Result<Arc<dyn Store>> {
+        let dir = match store {
             Some(store) => Path::new(store).join(&self.lineage.lineage).join(format!("lane-{lane}")),
             None => self.lane_dir(lane),
-        }
+        };
+        Ok(Arc::new(LocalStore::open(&dir)?))
     }
 }
 
@@ -140,7 +152,7 @@ fn set_aside(dir: &Path) -> Result<()> {
     sync_dir(dir)
 }
 
-fn check_goes_on(lineage: &Lineage, lanes: u32, bytes: &[u8], base: &str, artifacts: &LocalStore) -> Result<()> {
+fn check_goes_on(lineage: &Lineage, lanes: u32, bytes: &[u8], base: &str, artifacts: &dyn Store) -> Result<()> {
     if lineage.lanes != lanes {
         return Err(Fault::misuse(format!("lanes = {lanes}, but the lineage in state_dir has {}", lineage.lanes))
             .hint("set lanes back, or start over with --new-lineage (the old state is kept aside)"));

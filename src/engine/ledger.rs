@@ -1,6 +1,7 @@
 //! The ledger of a lane: which events it took, in which order, and what the next journal record says.
 
 use crate::batch::{Batch, Block, RecordKind};
+use crate::faults;
 use crate::journal::{JournalRecord, Run, SwapEntry};
 use crate::sink::InputNames;
 use crate::source::Position;
@@ -101,6 +102,9 @@ impl Ledger {
         let mut inputs: Vec<String> = Vec::new();
         let mut place: BTreeMap<u32, u32> = BTreeMap::new();
         let mut runs = Vec::with_capacity(self.runs.len());
+        if faults::planted("runs-out-of-order") {
+            self.runs.sort();
+        }
         for (input, end) in self.runs.drain(..) {
             let input = *place.entry(input).or_insert_with(|| {
                 inputs.push(names[input as usize].to_string());

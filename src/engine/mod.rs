@@ -31,6 +31,7 @@ use crate::admin::command::Request;
 use crate::admin::server::EngineHandle;
 use crate::admin::status::LaneState;
 use crate::artifact;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Fault, Result};
 use crate::metrics::{Health, LaneMetrics};
@@ -157,6 +158,7 @@ impl Engine {
                 stop: stop.clone(),
                 tell: tell.clone(),
                 new_lineage: options.new_lineage,
+                clock: Clock::real(),
             };
             let thread = spawn(&format!("lane-{lane}"), move || seat.run(socket))?;
             lanes.push(LaneHandle { thread: Some(thread), orders, metrics, publisher });

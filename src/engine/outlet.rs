@@ -5,6 +5,7 @@ use super::checkpointer::{CheckpointJob, Job};
 use super::lane_status::LanePublisher;
 use crate::batch::{Outbox, now_ns};
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::journal::{Journal, JournalRecord};
 use crate::metrics::{LaneMetrics, LatencyStage};
 use crate::queue::{self, Received};
@@ -113,6 +114,11 @@ impl FarEnd {
     /// The sink's or the journal's fault.
     pub fn commit(&mut self, mut commit: Commit) -> Result<()> {
         let started = Instant::now();
+        if faults::planted("checkpoint-ahead-of-commit")
+            && let Some(job) = commit.checkpoint.take()
+        {
+            let _ = self.jobs.send(Job::Checkpoint(Box::new(job)));
+        }
         let outcome = self.sink.flush().and_then(|outputs| {
             commit.record.outputs = outputs;
             match self.journal.append(&commit.record) {
@@ -138,12 +144,14 @@ impl FarEnd {
             self.published(encoded);
         }
         if let Some(job) = commit.checkpoint {
+            faults::step("checkpoint.begin");
             // A checkpointer that has ended is a daemon that ends: the journal has what matters.
             let _ = self.jobs.send(Job::Checkpoint(Box::new(job)));
         }
         let before = self.trim_before.load(Relaxed);
         if before > self.trimmed {
             self.trimmed = before;
+            faults::step("journal.trim");
             if let Err(fault) = self.journal.trim(before) {
                 self.publisher.fault(&fault);
             }

@@ -10,12 +10,15 @@ use super::recover::{Archive, Recovered, recover};
 use super::wire::{self, Ends};
 use super::worker::{Order, Worker};
 use crate::admin::status::{LaneState, VersionStatus};
-use crate::checkpoint::LocalStore;
+use crate::checkpoint::Store;
+use crate::clock::Clock;
 use crate::config::{Config, SinkKind, SourceKind};
 use crate::error::{Class, Fault, Result};
+use crate::faults;
 use crate::journal::{Journal, JournalRecord};
 use crate::metrics::{Health, LaneMetrics};
 use crate::pipeline::Pipeline;
+use crate::sink::Sink;
 use crate::source::Position;
 use crate::source::socket::SocketSource;
 use std::sync::Arc;
@@ -46,6 +49,8 @@ pub struct Seat {
     pub tell: flume::Sender<u32>,
     /// The old state was set aside on purpose.
     pub new_lineage: bool,
+    /// What intervals are timed by.
+    pub clock: Clock,
 }
 
 /// How long a lane whose brokers are away waits before it tries again, at most.
@@ -114,16 +119,28 @@ impl Seat {
         let (config, lane) = (&self.config, self.lane);
         self.publisher.state(LaneState::Recovering);
         let dir = self.home.lane_dir(lane);
-        let store = LocalStore::open(&self.home.checkpoint_dir(config.checkpoint.store.as_deref(), lane))?;
-        let mut ends = wire::open(config, lane, &self.home.lineage.lineage, &dir, socket)?;
-        let Some((mut core, tail)) = self.recover(&mut ends, &store)? else {
+        let store = self.home.checkpoints(config.checkpoint.store.as_deref(), lane)?;
+        let ends = wire::open(config, lane, &self.home.lineage.lineage, &dir, socket)?;
+        let Some(worker) = self.worker(ends, store)? else {
             // Told to stop on the way: nothing was taken, and what was committed stands.
             self.publisher.state(LaneState::Ended);
             return Ok(());
         };
-        let positions: Vec<(String, Position)> =
-            core.ledger.positions().iter().map(|(name, position)| (name.clone(), *position)).collect();
-        ends.source.source().start(&positions)?;
+        // Whoever waits for readiness may have given up.
+        let _ = self.tell.send(lane);
+        *ran = true;
+        worker.run()
+    }
+
+    /// The lane's worker, recovered, between its opened ends. `None` where the daemon is told to stop meanwhile.
+    ///
+    /// # Errors
+    /// Whatever an end, the store or the recovery said.
+    pub fn worker(&self, mut ends: Ends, store: Arc<dyn Store>) -> Result<Option<Worker>> {
+        let (config, lane) = (&self.config, self.lane);
+        let Some((mut core, tail)) = self.recover(&mut ends, store.as_ref())? else { return Ok(None) };
+        ends.source.source().start(&places(&core))?;
+        faults::step("recovery.started");
         let begins = ends.source.source().positions();
         let Ends { source, sink, journal } = ends;
         let trim_before = Arc::new(AtomicU64::new(0));
@@ -135,20 +152,12 @@ impl Seat {
             publisher: self.publisher.clone(),
             swaps: Default::default(),
         });
-        let mut far_end = FarEnd::new(
-            sink,
-            journal,
-            wire::visible_at_commit(config),
-            matches!(config.source.kind, SourceKind::Socket { .. }),
-            self.metrics.clone(),
-            self.publisher.clone(),
-            self.jobs.clone(),
-            trim_before,
-        );
+        let mut far_end = self.far_end(sink, journal, trim_before);
         if tail.is_none() {
             // The lane's first record says with what it began, and where, before the first event is taken.
             core.ledger.stand_at(&begins.into_iter().collect());
             far_end.commit(Commit { record: core.record(), checkpoint: None, replies: Vec::new() })?;
+            faults::step("journal.first");
         }
         let outlet = match wire::sink_is_threaded(config) {
             true => Outlet::threaded(far_end, format!("sink-{lane}"))?,
@@ -158,10 +167,7 @@ impl Seat {
         let swap = core.swap();
         let current = version_of(core.pipeline(), swap, &config.pipeline.display().to_string());
         let before = core.previous().map(|p| version_of(p, 0, ""));
-        // Whoever waits for readiness may have given up.
-        let _ = self.tell.send(lane);
-        *ran = true;
-        Worker {
+        Ok(Some(Worker {
             core,
             intake,
             outlet,
@@ -175,16 +181,29 @@ impl Seat {
             stop: self.stop.clone(),
             current,
             before,
-        }
-        .run()
+            clock: self.clock.clone(),
+        }))
+    }
+
+    fn far_end(&self, sink: Box<dyn Sink>, journal: Box<dyn Journal>, trim_before: Arc<AtomicU64>) -> FarEnd {
+        FarEnd::new(
+            sink,
+            journal,
+            wire::visible_at_commit(&self.config),
+            matches!(self.config.source.kind, SourceKind::Socket { .. }),
+            self.metrics.clone(),
+            self.publisher.clone(),
+            self.jobs.clone(),
+            trim_before,
+        )
     }
 
     /// The lane as it was at its last commit, its outputs cut back to it. `None` where the daemon is told
     /// to stop meanwhile.
-    fn recover(&self, ends: &mut Ends, store: &LocalStore) -> Result<Option<(LaneCore, Option<JournalRecord>)>> {
+    fn recover(&self, ends: &mut Ends, store: &dyn Store) -> Result<Option<(LaneCore, Option<JournalRecord>)>> {
         let (config, lineage) = (&self.config, &self.home.lineage);
         let archive =
-            Archive { store, artifacts: &self.home.artifacts, base: &lineage.base, lineage: &lineage.lineage };
+            Archive { store, artifacts: self.home.artifacts.as_ref(), base: &lineage.base, lineage: &lineage.lineage };
         let heartbeat = self.health.lane(self.lane as usize);
         let make =
             |pipeline, at: Option<&_>| wire::core(config, self.lane, &lineage.lineage, &self.metrics, pipeline, at);
@@ -204,6 +223,7 @@ impl Seat {
         let Recovered { mut core, tail, .. } = recovered;
         core.set_learn(config.learn.enabled);
         ends.sink.recover(tail.as_ref().map_or(&[], |t| &t.outputs))?;
+        faults::step("recovery.cut");
         Ok(Some((core, tail)))
     }
 
@@ -241,6 +261,13 @@ impl Seat {
             );
         }
     }
+}
+
+/// Where the inputs go on.
+fn places(core: &LaneCore) -> Vec<(String, Position)> {
+    let back = u64::from(faults::planted("replay-emits"));
+    let place = |position: &Position| Position { offset: position.offset.saturating_sub(back), ..*position };
+    core.ledger.positions().iter().map(|(name, position)| (name.clone(), place(position))).collect()
 }
 
 fn version_of(pipeline: &Pipeline, swap: u64, origin: &str) -> VersionStatus {

@@ -232,6 +232,18 @@ pub fn open(config: &Config, lane: u32, lineage: &str, dir: &Path, socket: Optio
     Ok(Ends { source, sink, journal })
 }
 
+/// Opens a lane's past: its source, to be read again, and its journal. Nothing is written to the outputs.
+///
+/// # Errors
+/// As [`open`]; Misuse for a source that can't be read again.
+pub fn open_past(config: &Config, lane: u32, lineage: &str, dir: &Path) -> Result<(Box<dyn Source>, Box<dyn Journal>)> {
+    let ends = open(config, lane, lineage, dir, None)?;
+    match ends.source {
+        SourceEnd::Reads(source) => Ok((source, ends.journal)),
+        SourceEnd::Answers(_) => Err(Fault::misuse("the source can't be read again")),
+    }
+}
+
 fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaOptions> {
     let mut options = KafkaOptions {
         brokers: String::new(),

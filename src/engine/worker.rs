@@ -1,5 +1,8 @@
 //! The worker: one thread a lane, from block to outbox, straight through; between two blocks it takes
 //! orders, commits and takes snapshots.
+//!
+//! [`Worker::run`] is the thread: start, turns, finish. The three can be called one by one as well, so that a
+//! lane is driven step by step under a clock that is set by hand.
 
 use super::checkpointer::{CheckpointDesk, CheckpointJob, Job};
 use super::intake::Intake;
@@ -8,7 +11,9 @@ use super::lane_status::LanePublisher;
 use super::outlet::{Commit, Outlet, Reply};
 use crate::admin::status::{LaneState, VersionStatus};
 use crate::batch::{Block, Cursor};
+use crate::clock::Clock;
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::metrics::{Health, LaneMetrics, LatencyStage, SwapResult};
 use crate::pipeline::Pipeline;
 use crate::sink::InputNames;
@@ -85,6 +90,18 @@ pub struct Worker {
     pub current: VersionStatus,
     /// The same of the version before.
     pub before: Option<VersionStatus>,
+    /// What commits, checkpoints and what is published are timed by.
+    pub clock: Clock,
+}
+
+/// A worker between its turns.
+pub struct Working {
+    worker: Worker,
+    health: Arc<Health>,
+    clocks: Clocks,
+    block: Block,
+    names: Arc<InputNames>,
+    paused: bool,
 }
 
 /// When things are due.
@@ -101,56 +118,28 @@ impl Worker {
     ///
     /// # Errors
     /// Whatever stopped the lane; what was committed before stands.
-    pub fn run(mut self) -> Result<()> {
-        let lane = self.core.lane() as usize;
-        let health = self.health.clone();
-        let heartbeat = health.lane(lane);
-        let now = Instant::now();
-        let seq = self.core.seq();
-        let mut clocks =
+    pub fn run(self) -> Result<()> {
+        let (lane, health, publisher) = (self.core.lane() as usize, self.health.clone(), self.publisher.clone());
+        let mut working = self.start();
+        while working.turn()? {}
+        if let Some(written) = working.finish()? {
+            // A checkpointer that has ended has nothing more to write.
+            let _ = written.recv();
+        }
+        publisher.state(LaneState::Ended);
+        health.lane(lane).idle();
+        Ok(())
+    }
+
+    /// Ready for the first turn.
+    pub fn start(self) -> Working {
+        let (now, seq) = (self.clock.now(), self.core.seq());
+        let clocks =
             Clocks { committed: now, committed_seq: seq, checkpointed: now, checkpointed_seq: seq, published: now };
-        let (mut block, mut names, mut paused) = (Block::default(), Arc::new(InputNames::new()), false);
         self.publisher.version(self.current.clone(), self.before.clone());
         self.publisher.state(LaneState::Running);
-        while !self.stop.load(Relaxed) {
-            if let Ok(order) = self.orders.try_recv() {
-                heartbeat.busy();
-                self.obey(order, &mut paused, &mut clocks)?;
-            }
-            let wait = self.until_due(&clocks);
-            match if paused {
-                self.rest(&mut block, &mut names, wait)?
-            } else {
-                self.intake.next(&mut block, &mut names, wait)?
-            } {
-                Polled::Filled => {
-                    heartbeat.busy();
-                    self.take(&block, &names)?;
-                }
-                Polled::Idle => {
-                    heartbeat.idle();
-                    self.outlet.check()?;
-                }
-                Polled::End => break,
-            }
-            self.keep_up(&mut clocks)?;
-        }
-        heartbeat.busy();
-        self.publisher.state(LaneState::Draining);
-        let checkpoint = WithCheckpoint::default();
-        self.commit(Some(checkpoint), Vec::new(), &mut clocks)?;
-        self.publish();
-        self.intake.finish(FINISH_MAX)?;
-        drop(self.intake);
-        self.outlet.close()?;
-        let (done, barrier) = flume::bounded(1);
-        if self.jobs.send(Job::Barrier(done)).is_ok() {
-            // A checkpointer that has ended has nothing more to write.
-            let _ = barrier.recv();
-        }
-        self.publisher.state(LaneState::Ended);
-        heartbeat.idle();
-        Ok(())
+        let health = self.health.clone();
+        Working { worker: self, health, clocks, block: Block::default(), names: Arc::default(), paused: false }
     }
 
     /// One block, from its bytes to the outbox.
@@ -175,7 +164,7 @@ impl Worker {
     fn rest(&mut self, block: &mut Block, names: &mut Arc<InputNames>, wait: Duration) -> Result<Polled> {
         let polled = self.intake.next(block, names, wait)?;
         if polled == Polled::Idle {
-            std::thread::sleep(wait.min(Duration::from_millis(5)));
+            self.clock.sleep(wait.min(Duration::from_millis(5)));
         }
         Ok(polled)
     }
@@ -184,11 +173,11 @@ impl Worker {
         if self.core.seq() == clocks.committed_seq {
             return IDLE_WAIT;
         }
-        self.tuning.commit_interval.saturating_sub(clocks.committed.elapsed()).min(IDLE_WAIT)
+        self.tuning.commit_interval.saturating_sub(self.clock.since(clocks.committed)).min(IDLE_WAIT)
     }
 
     fn keep_up(&mut self, clocks: &mut Clocks) -> Result<()> {
-        let now = Instant::now();
+        let now = self.clock.now();
         let fresh = self.core.seq() - clocks.committed_seq;
         let checkpoint_due =
             now - clocks.checkpointed >= self.tuning.checkpoint_interval && self.core.seq() > clocks.checkpointed_seq;
@@ -215,7 +204,7 @@ impl Worker {
 
     fn commit(&mut self, checkpoint: Option<WithCheckpoint>, replies: Vec<Reply>, clocks: &mut Clocks) -> Result<()> {
         let record = self.core.record();
-        let now = Instant::now();
+        let now = self.clock.now();
         (clocks.committed, clocks.committed_seq) = (now, record.seq);
         let checkpoint = checkpoint.map(|snapshot| {
             (clocks.checkpointed, clocks.checkpointed_seq) = (now, record.seq);
@@ -245,6 +234,7 @@ impl Worker {
                 let version = candidate.version().to_string();
                 match self.core.swap_in(*candidate) {
                     Ok(seq) => {
+                        faults::step("swap.taken");
                         self.metrics.swap(SwapResult::Applied);
                         self.in_force(version, origin, seq);
                         self.commit(None, vec![self.reply(done, seq)], clocks)
@@ -257,6 +247,7 @@ impl Worker {
             }
             Order::Rollback(done) => match self.core.roll_back() {
                 Ok(seq) => {
+                    faults::step("swap.rolled-back");
                     self.metrics.swap(SwapResult::RolledBack);
                     let before = self.before.take().unwrap_or_default();
                     self.in_force(before.version, before.origin, seq);
@@ -296,9 +287,7 @@ impl Worker {
         self.before = Some(std::mem::replace(&mut self.current, current));
         tracing::info!(lane = self.core.lane(), seq, swap, version = self.current.version.as_str(), "version in force");
         self.publisher.version(self.current.clone(), self.before.clone());
-        if let Some(previous) = self.core.previous() {
-            let hash = json!({ "hash": previous.hash() });
-            let (manifest, state) = previous.snapshot("artifact", hash, Value::Null);
+        if let Some((manifest, state)) = self.core.previous_snapshot() {
             let (desk, manifest) = (self.desk.clone(), Box::new(manifest));
             // A checkpointer that has ended is a daemon that ends.
             let _ = self.jobs.send(Job::Previous { desk, name: previous_name(swap), manifest, state });
@@ -317,6 +306,64 @@ impl Worker {
         // The asker may have given up waiting.
         let _ = done.send((self.core.lane(), Err(fault)));
         Ok(())
+    }
+}
+
+impl Working {
+    /// One turn: an order, a block, and what is due. False where the lane has come to its end.
+    ///
+    /// # Errors
+    /// Whatever stopped the lane; what was committed before stands.
+    pub fn turn(&mut self) -> Result<bool> {
+        let Working { worker, health, clocks, block, names, paused } = self;
+        if worker.stop.load(Relaxed) {
+            return Ok(false);
+        }
+        let heartbeat = health.lane(worker.core.lane() as usize);
+        if let Ok(order) = worker.orders.try_recv() {
+            heartbeat.busy();
+            worker.obey(order, paused, clocks)?;
+        }
+        let wait = worker.until_due(clocks);
+        match if *paused { worker.rest(block, names, wait)? } else { worker.intake.next(block, names, wait)? } {
+            Polled::Filled => {
+                heartbeat.busy();
+                worker.take(block, names)?;
+            }
+            Polled::Idle => {
+                heartbeat.idle();
+                worker.outlet.check()?;
+            }
+            Polled::End => return Ok(false),
+        }
+        worker.keep_up(clocks)?;
+        Ok(true)
+    }
+
+    /// The lane's end: commits, writes a checkpoint, closes both ends. The checkpointer tells the receiver once
+    /// everything is on the disk; `None` where it has ended.
+    ///
+    /// # Errors
+    /// The fault of an end; what was committed before stands.
+    pub fn finish(self) -> Result<Option<flume::Receiver<()>>> {
+        let Working { mut worker, health, mut clocks, .. } = self;
+        health.lane(worker.core.lane() as usize).busy();
+        faults::step("drain.begin");
+        worker.publisher.state(LaneState::Draining);
+        worker.commit(Some(WithCheckpoint::default()), Vec::new(), &mut clocks)?;
+        worker.publish();
+        worker.intake.finish(FINISH_MAX)?;
+        drop(worker.intake);
+        worker.outlet.close()?;
+        faults::step("drain.committed");
+        let (done, written) = flume::bounded(1);
+        let asked = worker.jobs.send(Job::Barrier(done)).is_ok();
+        Ok(asked.then_some(written))
+    }
+
+    /// The lane's core, as it stands between two turns.
+    pub fn core(&mut self) -> &mut LaneCore {
+        &mut self.worker.core
     }
 }
 

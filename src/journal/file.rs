@@ -8,8 +8,10 @@
 
 use super::{Journal, JournalRecord};
 use crate::error::{Fault, Result};
+use crate::faults;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A segment that has grown beyond this many bytes is followed by a new one.
@@ -62,6 +64,8 @@ impl FileJournal {
     /// A crash can tear the last line of the last segment, and of no other.
     fn mend_last_segment(&mut self) -> Result<()> {
         let Some((_, path)) = self.segments()?.pop() else { return Ok(()) };
+        // Whoever made the segment may have died before its name was safe.
+        crate::disk::sync_dir(&self.dir)?;
         let (_, good, torn) = parse_segment_to_damage(&path)?;
         if torn {
             let file = OpenOptions::new().write(true).open(&path).map_err(|e| Fault::io(path.display(), &e))?;
@@ -103,17 +107,23 @@ impl Journal for FileJournal {
             Some((file, length)) if length < SEGMENT_BYTES_MAX => (file, length),
             _ => self.open_segment(record.number)?,
         };
+        faults::step("journal.write");
         let mut written = file.write_all(line.as_bytes());
         if self.sync && written.is_ok() {
+            faults::step("journal.fsync");
             written = file.sync_data();
+        }
+        if written.is_ok() {
+            written = still_there(&file);
         }
         if let Err(e) = written {
             // What the disk holds now is unknown: the descriptor is abandoned, the line cut off again.
             drop(file);
-            let cut = self.cut_back(length).err().map(|f| format!("; {f}")).unwrap_or_default();
+            let cut = self.cut_back(length).err().map(|f| format!("; {}", f.message)).unwrap_or_default();
             return Err(Fault::io(format!("journal {}{cut}", self.dir.display()), &e)
-                .hint("free space on the disk of state_dir, or mend it; the record is written again"));
+                .hint("free space on the disk of state_dir, or mend it, then start again: the output is cut back to the last record"));
         }
+        faults::step("journal.written");
         self.current = Some((file, length + line.len() as u64));
         self.next = record.number + 1;
         self.tail = Some(record.clone());
@@ -156,6 +166,14 @@ impl Journal for FileJournal {
             }
         }
         Ok(())
+    }
+}
+
+/// A segment that someone removed takes every line, and gives none back.
+fn still_there(file: &File) -> std::io::Result<()> {
+    match file.metadata()?.nlink() {
+        0 => Err(std::io::Error::other("was removed while it was written: bring it back from a copy")),
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::{Journal, JournalRecord};
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::kafka::consumer::{Consumer, Queue};
 use crate::kafka::group::{Claim, taken};
 use crate::kafka::producer::{Broken, LaneProducer, aborted};
@@ -163,6 +164,10 @@ impl Journal for KafkaJournal {
         let key = self.options.lane.to_string();
         let value = serde_json::to_vec(record).map_err(|e| Fault::internal(format!("journal record: {e}")))?;
         let offsets = self.offsets(record)?;
+        faults::step("kafka.journal");
+        if faults::planted("offset-before-produce") && offsets.count() > 0 {
+            let _ = self.claim.group().commit(&offsets);
+        }
         if !self.options.exactly_once {
             self.claim.check()?;
             self.producer.flush()?;

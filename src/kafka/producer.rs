@@ -7,6 +7,7 @@ use super::at_large::{self, Ends};
 use super::topics::config;
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
+use crate::faults;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -196,6 +197,7 @@ impl LaneProducer {
         let client = self.client(state)?;
         match client.producer.begin_transaction() {
             Ok(()) => {
+                faults::step("kafka.begin");
                 client.producer.context().ends.begin();
                 state.open = true;
             }
@@ -232,10 +234,12 @@ impl LaneProducer {
             return Err(Broken::Aborted("the producer broke before the commit".into()));
         };
         let patience = transaction_timeout(&self.options);
+        faults::step("kafka.flush");
         let before = client.drain(patience).map_err(|fault| fault.message).and_then(|()| {
             if offsets.count() == 0 {
                 return Ok(());
             }
+            faults::step("kafka.offsets");
             retried(patience, || client.producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))
                 .map_err(|error| note(client, &error, &mut state.fenced))
         });
@@ -243,8 +247,10 @@ impl LaneProducer {
             return Err(self.abort_locked(state, reason));
         }
         let client = state.client.as_mut().expect("checked above");
+        faults::step("kafka.commit");
         match retried(patience, || client.producer.commit_transaction(CALL_TIMEOUT)) {
             Ok(()) => {
+                faults::step("kafka.committed");
                 state.open = false;
                 if !client.producer.context().ends.committed_for_good() {
                     self.give_up(state, &"an end of a transaction was not answered");
@@ -357,6 +363,7 @@ impl Client {
                 )
             };
             if code == 0 {
+                faults::step("kafka.produce");
                 return Ok(());
             }
             // SAFETY: reads this thread's last error, set by the call above.
@@ -464,7 +471,10 @@ impl Client {
 }
 
 fn connect(options: &KafkaOptions) -> Result<Client> {
-    let id = format!("{}-{}", options.group, options.lane);
+    let mut id = format!("{}-{}", options.group, options.lane);
+    if faults::planted("producer-not-fenced") {
+        id = format!("{id}-{}", std::process::id());
+    }
     let patience = transaction_timeout(options);
     let timeout = patience.as_millis().to_string();
     let mut own = vec![
@@ -493,8 +503,10 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
     let producer: BaseProducer<Deliveries> =
         config.create_with_context(Deliveries::default()).map_err(|error| refused(&error))?;
     if options.exactly_once {
+        faults::step("kafka.init");
         retried(patience, || producer.init_transactions(BROKER_TIMEOUT.min(patience)))
             .map_err(|e| Fault::environment(format!("the lane's transactions could not be opened: {e}")))?;
+        faults::step("kafka.initialised");
     }
     Ok(Client { producer, topics: Vec::new() })
 }

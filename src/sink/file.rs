@@ -9,8 +9,10 @@
 use super::{InputNames, OutputLength, Sink};
 use crate::batch::Outbox;
 use crate::error::{Fault, Result};
+use crate::faults;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Predictions in a file.
@@ -68,6 +70,7 @@ impl OutputFile {
             self.rotate()?;
         }
         let path = numbered(&self.path, self.number);
+        faults::step("file.write");
         let written = self.opened().and_then(|file| file.write_all(bytes));
         if let Err(e) = written {
             return Err(self.poison(Fault::io(path.display(), &e)));
@@ -104,12 +107,17 @@ impl OutputFile {
             let fault = Fault::corruption(format!("{}: {found}; {bytes} bytes were committed", current.display()));
             return Err(fault.hint("restore the file, or start over with --new-lineage"));
         }
-        if found.is_some_and(|found| found > bytes) {
+        if found.is_some_and(|found| found > bytes) && !faults::planted("output-not-cut-back") {
+            faults::step("file.cut");
             let cut = OpenOptions::new().write(true).open(&current).and_then(|f| {
                 f.set_len(bytes)?;
                 f.sync_all()
             });
             cut.map_err(|e| Fault::io(current.display(), &e))?;
+        }
+        if found.is_some_and(|found| found > 0) {
+            // Whoever made the file may have died before its name was safe.
+            sync_directory(&current).map_err(|e| Fault::io(current.display(), &e))?;
         }
         let mut beyond = number + 1;
         // Without rotation nothing beyond was written here: such files are someone's copies.
@@ -122,6 +130,7 @@ impl OutputFile {
 
     fn rotate(&mut self) -> Result<()> {
         self.sync()?;
+        faults::step("file.rotate");
         self.file = None;
         self.number += 1;
         // Left behind by a run whose past was set aside: its numbers are not ours to overwrite.
@@ -151,17 +160,21 @@ impl OutputFile {
 
     fn sync(&mut self) -> Result<()> {
         let Some(file) = self.file.as_ref().filter(|_| self.unsynced) else { return Ok(()) };
-        // Pipes and devices (`/dev/stdout`) have nothing to sync.
-        match file.sync_data() {
-            Err(e) if e.kind() != ErrorKind::InvalidInput => {
-                let path = numbered(&self.path, self.number);
-                Err(self.poison(Fault::io(path.display(), &e)))
-            }
-            _ => {
-                self.unsynced = false;
-                Ok(())
-            }
+        if faults::planted("journal-before-sink-flush") {
+            return Ok(());
         }
+        faults::step("file.fsync");
+        // Pipes and devices (`/dev/stdout`) have nothing to sync.
+        let synced = match file.sync_data() {
+            Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(()),
+            other => other.and_then(|()| still_there(file)),
+        };
+        if let Err(e) = synced {
+            let path = numbered(&self.path, self.number);
+            return Err(self.poison(Fault::io(path.display(), &e)));
+        }
+        self.unsynced = false;
+        Ok(())
     }
 
     fn poison(&mut self, fault: Fault) -> Fault {
@@ -177,6 +190,15 @@ impl OutputFile {
             None => Ok(()),
         }
     }
+}
+
+/// A file that someone removed takes every byte, and nobody reads one.
+fn still_there(file: &File) -> std::io::Result<()> {
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.nlink() == 0 {
+        return Err(std::io::Error::other("was removed while it was written: bring it back from a copy"));
+    }
+    Ok(())
 }
 
 /// The path of a number: `path`, `path.1`, `path.2`, …

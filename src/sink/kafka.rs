@@ -3,6 +3,7 @@
 use super::{InputNames, OutputLength, Sink};
 use crate::batch::{DeadLetter, Outbox};
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::kafka::group::Claim;
 use crate::kafka::producer::LaneProducer;
 use crate::kafka::{KafkaOptions, headers, split_input};
@@ -27,6 +28,8 @@ pub struct Target {
 /// The sink of a Kafka lane.
 pub struct KafkaSink {
     producer: Arc<LaneProducer>,
+    /// The same, but where tests have planted a mistake.
+    letters: Arc<LaneProducer>,
     claim: Arc<Claim>,
     predictions: Option<Target>,
     dead_letters: Option<Target>,
@@ -49,8 +52,13 @@ impl KafkaSink {
         dead_letters: Option<Target>,
     ) -> KafkaSink {
         let limit = options.properties.iter().find(|(key, _)| key == "message.max.bytes");
+        let mut letters = Arc::clone(&producer);
+        if faults::planted("dead-letters-outside-transaction") {
+            letters = LaneProducer::open(&KafkaOptions { exactly_once: false, ..options.clone() }).unwrap_or(letters);
+        }
         KafkaSink {
             producer,
+            letters,
             claim,
             predictions,
             dead_letters,
@@ -106,7 +114,8 @@ impl KafkaSink {
             headers = headers.insert(Header { key: "millstream.raw_bytes", value: Some(&value) });
         }
         let partition = partition.rem_euclid(target.partitions.max(1));
-        self.producer.send(&target.topic, partition, letter.key.as_deref(), raw, Some(headers))
+        faults::step("kafka.dead-letter");
+        self.letters.send(&target.topic, partition, letter.key.as_deref(), raw, Some(headers))
     }
 }
 

@@ -262,7 +262,18 @@ impl Broker {
 
     /// The offset that a group has committed for a partition.
     pub fn committed_offset(&self, group: &str, topic: &str, partition: i32) -> Option<i64> {
-        let consumer: BaseConsumer = self.config().set("group.id", group).create().expect("consumer");
+        self.offset_of(self.config().set("group.id", group), topic, partition)
+    }
+
+    /// The same, without waiting for a transaction that is still open.
+    pub fn offset_so_far(&self, group: &str, topic: &str, partition: i32) -> Option<i64> {
+        let mut config = self.config();
+        config.set("group.id", group).set("isolation.level", "read_uncommitted");
+        self.offset_of(&config, topic, partition)
+    }
+
+    fn offset_of(&self, config: &ClientConfig, topic: &str, partition: i32) -> Option<i64> {
+        let consumer: BaseConsumer = config.create().expect("consumer");
         let mut list = TopicPartitionList::new();
         list.add_partition(topic, partition);
         let answer = consumer.committed_offsets(list, PATIENCE).expect("committed offsets");

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -25,6 +26,21 @@ pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The binary under test: the one that was built with the tests, or a copy of it.
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+fn binary() -> &'static Path {
+    BINARY.get_or_init(|| PathBuf::from(env!("CARGO_BIN_EXE_millstream")))
+}
+
+/// Copies the binary to a folder from where it is run from now on: a build that goes on beside a long test must
+/// not change it half-way.
+pub fn run_a_copy(folder: &Path) {
+    let copy = folder.join("millstream");
+    std::fs::copy(env!("CARGO_BIN_EXE_millstream"), &copy).expect("a copy of the binary");
+    BINARY.set(copy).expect("before the first daemon");
 }
 
 /// A folder with a spec (`pipeline.toml`) and a config (`millstream.toml`).
@@ -80,7 +96,7 @@ impl Scene {
     /// The binary with arguments, away from the environment of whoever runs the tests. Ends with the
     /// thread that starts it.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+        let mut command = Command::new(binary());
         command.args(arguments).env_clear().env("HOME", self.dir.path()).stdin(Stdio::null());
         command.current_dir(env!("CARGO_MANIFEST_DIR"));
         // SAFETY: prctl is async-signal-safe and touches only the child.
@@ -257,6 +273,11 @@ impl Daemon {
             let status = self.ask(&CtlAction::Status).ok()?;
             (status["pid"] == self.child.id() && status["ready"] == true).then_some(())
         });
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("a child")
     }
 
     /// True while it runs.

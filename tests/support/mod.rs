@@ -4,9 +4,11 @@
 
 pub mod broker;
 pub mod daemon;
+pub mod disk;
 pub mod events;
 pub mod library;
 pub mod proxy;
 pub mod stage;
 pub mod stream;
+pub mod torture;
 pub mod verdict;

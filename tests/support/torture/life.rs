@@ -1,0 +1,158 @@
+//! One life of a daemon: from its start to its death, watched.
+
+use super::plan::{At, Life, Plan, Road, is_recovery};
+use super::{Arena, Report};
+use crate::support::daemon::Daemon;
+use millstream::admin::CtlAction;
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+/// How long a planned step may be waited for, from the time on when the daemon is ready.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a daemon may take to be ready.
+const RECOVERY_MAX: Duration = Duration::from_secs(60);
+/// How often the daemon is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How a daemon died.
+#[derive(Debug, Clone)]
+pub struct Death {
+    /// What was planned.
+    pub planned: At,
+    /// The planned step wasn't reached in time: it was killed where it stood.
+    pub missed: bool,
+    /// It had not recovered from the death before.
+    pub recovering: bool,
+}
+
+impl Death {
+    /// The row of the table that it counts in.
+    pub fn kind(&self) -> String {
+        match self.planned {
+            _ if self.missed => "random, for a step".to_string(),
+            At::Step(step, _) => step.to_string(),
+            At::Ready(_) => "random, at work".to_string(),
+            At::Start(_) => "random, after a start".to_string(),
+        }
+    }
+}
+
+/// The lives of a round.
+pub struct Lives<'a> {
+    pub plan: &'a Plan,
+    pub arena: &'a Arena,
+    pub report: &'a mut Report,
+    pub say: &'a (dyn Fn(String) + Sync),
+}
+
+/// What was seen of a daemon so far.
+struct Seen {
+    born: Instant,
+    ready: Option<Instant>,
+    /// Committed events when it was ready.
+    found: u64,
+    committed: u64,
+    first_commit: Option<Duration>,
+}
+
+impl Seen {
+    fn look(&mut self, daemon: &Daemon) {
+        let Ok(status) = daemon.ask(&CtlAction::Status) else { return };
+        if status["pid"] != daemon.pid() || status["ready"] != true {
+            return;
+        }
+        let Some(lanes) = status["lanes"].as_array() else { return };
+        self.committed = lanes.iter().filter_map(|lane| lane["committed_seq"].as_u64()).sum();
+        if self.ready.is_none() {
+            (self.ready, self.found) = (Some(Instant::now()), self.committed);
+        }
+        if self.first_commit.is_none() && self.committed > self.found {
+            self.first_commit = Some(self.born.elapsed());
+        }
+    }
+}
+
+impl Lives<'_> {
+    /// One life, to its planned end.
+    pub fn live(&mut self, number: usize, life: &Life) {
+        let more: Vec<&str> = life.tuning.iter().map(String::as_str).collect();
+        let mut command = self.arena.scene.daemon_command(&more);
+        if let Some(mistake) = &self.plan.plant {
+            command.env("MILLSTREAM_PLANT", mistake);
+        }
+        if let At::Step(step, count) = life.at {
+            command.env("MILLSTREAM_KILL_AT", format!("{step}:{count}"));
+        }
+        let mut daemon = self.arena.scene.spawn_as(command);
+        let mut seen = Seen { born: Instant::now(), ready: None, found: 0, committed: 0, first_commit: None };
+        let drains = matches!(life.at, At::Step(step, _) if step.starts_with("drain."));
+        let (mut told, mut missed) = (false, false);
+        let ended = loop {
+            if let Some(status) = daemon.ended() {
+                break status;
+            }
+            let due = match life.at {
+                At::Start(after) => seen.born.elapsed() >= after,
+                At::Ready(after) => seen.ready.is_some_and(|ready| ready.elapsed() >= after),
+                At::Step(..) => {
+                    missed = seen.ready.is_some_and(|ready| ready.elapsed() >= PATIENCE);
+                    missed
+                }
+            };
+            if due {
+                // It may have died by itself just now.
+                daemon.signal(libc::SIGKILL);
+                break loop {
+                    match daemon.ended() {
+                        Some(status) => break status,
+                        None => std::thread::sleep(Duration::from_millis(1)),
+                    }
+                };
+            }
+            assert!(seen.born.elapsed() < RECOVERY_MAX, "not ready after {RECOVERY_MAX:?}: {}", daemon.said());
+            seen.look(&daemon);
+            if drains && !told && seen.first_commit.is_some() {
+                daemon.signal(libc::SIGTERM);
+                told = true;
+            }
+            std::thread::sleep(LOOK);
+        };
+        let said = daemon.said();
+        assert_eq!(ended.signal(), Some(libc::SIGKILL), "life {number} ({}) ended by {ended}: {said}", life.at);
+        check_log(&said);
+        let recovering = match life.at {
+            At::Step(step, _) if !missed => is_recovery(step),
+            _ => seen.ready.is_none(),
+        };
+        let death = Death { planned: life.at, missed, recovering: recovering && number > 0 };
+        self.tell(number, &death, &seen);
+        self.report.deaths.push(death);
+        self.report.restarts.extend(seen.first_commit.filter(|_| number > 0));
+        if self.plan.road == Road::Kafka && number % 4 == 3 {
+            super::proof::offsets_are_not_ahead(self.plan, &self.arena.stream);
+        }
+    }
+
+    fn tell(&self, number: usize, death: &Death, seen: &Seen) {
+        let plan = self.plan;
+        let missed = if death.missed { " (not reached: killed where it stood)" } else { "" };
+        let recovering = if death.recovering { ", in its recovery" } else { "" };
+        let first = seen.first_commit.map_or("-".to_string(), |t| format!("{} ms", t.as_millis()));
+        (self.say)(format!(
+            "round {} ({:?}, {} lanes, {} inputs) kill {number}: {}{missed}{recovering}; {} events committed; first commit after {first}",
+            plan.round,
+            plan.road,
+            plan.lanes,
+            super::feed::inputs(plan),
+            death.planned,
+            seen.committed
+        ));
+    }
+}
+
+/// What no daemon may say, however it dies.
+pub fn check_log(said: &str) {
+    for word in ["ERROR", "differs", "trying an older one", "panicked"] {
+        assert!(!said.contains(word), "the daemon says {word:?}: {said}");
+    }
+}

@@ -224,10 +224,24 @@ fn reader(topic: &str) -> BaseConsumer {
     consumer
 }
 
+/// An upper bound of the longest commit, from the buckets of the metrics.
+fn longest_commit(metrics: &str) -> Duration {
+    let buckets = metrics.lines().filter(|line| line.starts_with("millstream_commit_seconds_bucket"));
+    let counts: Vec<(&str, &str)> = buckets.filter_map(|line| line.rsplit_once(' ')).collect();
+    let all = counts.last().expect("buckets").1;
+    let first = counts.iter().find(|(_, count)| *count == all).expect("the last at least").0;
+    let bound = first.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a bound");
+    Duration::from_secs_f64(bound.parse().unwrap_or(60.0_f64).min(60.0))
+}
+
 /// Events come one by one. Each is answered within the commit interval and one commit, seen from outside.
 #[test]
 fn no_event_waits_longer_than_the_interval_and_one_commit() {
     let mut stage = Stage::new(broker(), way(6), "wait", "");
+    // Nothing is to time out here, however busy the machine.
+    let config = String::from_utf8(stage.scene.read("millstream.toml")).expect("UTF-8");
+    let patient: Vec<&str> = config.lines().filter(|line| !line.contains("socket.timeout.ms")).collect();
+    stage.scene.write("millstream.toml", patient.join("\n"));
     let mut daemon = stage.scene.start(&["--set", "delivery.commit_interval_ms=100"]);
     stage.stream.send(&events::json(1, 1), 0);
     stage.stream.committed(&mut daemon, 1);
@@ -256,23 +270,29 @@ fn no_event_waits_longer_than_the_interval_and_one_commit() {
     sender.join().expect("the sender");
     stage.sent = 1 + events;
     let metrics = stage.scene.metrics();
-    let figure = |name: &str| -> f64 {
-        let line = metrics.lines().find(|line| line.starts_with(name)).expect(name);
+    let figure = |name: &str, stage: &str| -> f64 {
+        let line = metrics.lines().find(|line| line.starts_with(name) && line.contains(stage)).expect(name);
         line.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number")
     };
-    let commits = figure("millstream_commit_seconds_count");
-    let mean_ms = figure("millstream_commit_seconds_sum") / commits * 1e3;
+    let mean_ms = |name: &str, stage: &str| {
+        figure(&format!("{name}_sum"), stage) / figure(&format!("{name}_count"), stage).max(1.0) * 1e3
+    };
+    let (commit_ms, inside_ms) =
+        (mean_ms("millstream_commit_seconds", ""), mean_ms("millstream_latency_seconds", "stage=\"total\""));
     waited.sort_unstable();
     let at = |share: f64| waited[(waited.len() as f64 * share) as usize].as_millis();
     let most = waited[waited.len() - 1];
     eprintln!(
-        "{commits} commits of {mean_ms:.1} ms each; an event is answered after {} ms (median), {} (99 %), {} (most)",
+        "a commit takes {commit_ms:.1} ms; an event is answered {inside_ms:.1} ms after it was read, {} ms after it was sent (median; 99 %: {}, most: {})",
         at(0.5),
         at(0.99),
         most.as_millis()
     );
-    // On a machine that does something else as well, one commit may take long.
-    assert!(at(0.5) < 100 + 200 && most < Duration::from_millis(100 + 2_000), "{} {most:?}", at(0.5));
+    // The commit that is under way, the interval's rest, its own commit: by the longest commit that there was.
+    let longest = longest_commit(&metrics);
+    assert!(most < Duration::from_millis(100 + 500) + 2 * longest, "{most:?}, with commits of up to {longest:?}");
+    let counted = figure("millstream_latency_seconds_count", "stage=\"total\"");
+    assert_eq!(counted, (1 + events) as f64, "each prediction's latency is counted once");
     assert_eq!(stage.proxy.seen(Api::InitProducerId), fences, "a producer that is well is not made anew");
     stage.stream.committed(&mut daemon, stage.sent);
     stage.verdict(daemon);

@@ -8,8 +8,6 @@ mod support;
 use millstream::admin::CtlAction;
 use millstream::decode::{DecodeOptions, Format};
 use serde_json::Value;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -48,15 +46,6 @@ fn through_kills(stream: &Stream, scene: &Scene, kills: u64, seed: u64) -> u64 {
     sent
 }
 
-/// The daemon's metrics, by its admin socket.
-fn metrics(scene: &Scene) -> String {
-    let mut socket = UnixStream::connect(scene.path("admin.sock")).expect("the admin socket");
-    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("asked");
-    let mut text = String::new();
-    socket.read_to_string(&mut text).expect("answered");
-    text
-}
-
 #[test]
 fn events_become_predictions_on_their_partition_and_bad_ones_dead_letters() {
     let stream = Stream::new(Broker::shared(), "round");
@@ -76,7 +65,7 @@ fn events_become_predictions_on_their_partition_and_bad_ones_dead_letters() {
         let lines = metrics.lines().filter(|l| l.contains("lag") && l.contains("round-in/") && !l.starts_with('#'));
         lines.map(str::to_string).collect()
     };
-    let metrics = metrics(&scene);
+    let metrics = scene.metrics();
     let lag = lag(&metrics);
     assert!(lag.len() == PARTITIONS as usize && lag.iter().all(|l| l.ends_with(" 0")), "{lag:?}\n{metrics}");
     stream.group_is_at_the_end();

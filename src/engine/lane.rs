@@ -117,7 +117,6 @@ impl LaneCore {
     pub fn step(&mut self, block: &Block, cursor: &mut Cursor, until: u64, outbox: &mut Outbox) -> bool {
         let Some(counts) = self.score(block, cursor, until, None) else { return false };
         self.encoder.encode(block, &self.batch, &self.scores, &self.names, self.seq, outbox);
-        outbox.predictions += counts.scored;
         self.seq += self.batch.len() as u64;
         self.count(counts);
         true

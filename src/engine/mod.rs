@@ -29,6 +29,7 @@ pub mod worker;
 
 use crate::admin::command::Request;
 use crate::admin::server::EngineHandle;
+use crate::admin::status::LaneState;
 use crate::artifact;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -230,6 +231,12 @@ impl Engine {
     /// True once every lane has ended.
     pub fn has_ended(&self) -> bool {
         self.lanes.iter().all(|l| l.thread.as_ref().is_none_or(JoinHandle::is_finished))
+    }
+
+    /// True while no lane takes, finishes or commits anything.
+    pub fn only_recovers(&self) -> bool {
+        let busy = |state| matches!(state, LaneState::Running | LaneState::Paused | LaneState::Draining);
+        !self.lanes.iter().any(|l| busy(l.publisher.published().load().state))
     }
 
     /// Changes what may change while the lanes run.

@@ -188,6 +188,8 @@ pub enum Outlet {
         thread: Option<JoinHandle<Result<()>>>,
         /// Outboxes that were not yet handed out.
         spare: Vec<Outbox>,
+        /// Commits that were handed over and are not done.
+        commits: Arc<AtomicU64>,
     },
 }
 
@@ -216,6 +218,8 @@ impl Outlet {
     pub fn threaded(far_end: FarEnd, name: String) -> Result<Outlet> {
         let (to, mut works) = queue::ring::<Work>(OUTBOXES_MAX * 2);
         let (mut give_back, back) = queue::ring::<Outbox>(OUTBOXES_MAX + 1);
+        let commits = Arc::new(AtomicU64::new(0));
+        let under_way = commits.clone();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let mut far_end = far_end;
             loop {
@@ -226,7 +230,10 @@ impl Outlet {
                         // The worker may have ended; then the memory isn't needed either.
                         let _ = give_back.send(outbox);
                     }
-                    Received::Item(Work::Commit(commit)) => far_end.commit(*commit)?,
+                    Received::Item(Work::Commit(commit)) => {
+                        far_end.commit(*commit)?;
+                        under_way.fetch_sub(1, Relaxed);
+                    }
                     Received::Empty => {}
                     Received::Closed => return Ok(()),
                 }
@@ -234,7 +241,7 @@ impl Outlet {
         });
         let thread = thread.map_err(|e| Fault::io("start the sink's thread", &e))?;
         let spare = (0..OUTBOXES_MAX).map(|_| Outbox::default()).collect();
-        Ok(Outlet::Threaded { to: Some(to), back, thread: Some(thread), spare })
+        Ok(Outlet::Threaded { to: Some(to), back, thread: Some(thread), spare, commits })
     }
 
     /// An empty outbox; waits while all are on their way.
@@ -291,6 +298,11 @@ impl Outlet {
         }
     }
 
+    /// True while a commit is under way.
+    pub fn commits(&self) -> bool {
+        matches!(self, Outlet::Threaded { commits, .. } if commits.load(Relaxed) > 0)
+    }
+
     /// Commits what was written since the last commit.
     ///
     /// # Errors
@@ -298,7 +310,10 @@ impl Outlet {
     pub fn commit(&mut self, commit: Commit) -> Result<()> {
         match self {
             Outlet::Inline(far_end, _) => far_end.commit(commit),
-            Outlet::Threaded { .. } => self.send(Work::Commit(Box::new(commit))),
+            Outlet::Threaded { commits, .. } => {
+                commits.fetch_add(1, Relaxed);
+                self.send(Work::Commit(Box::new(commit)))
+            }
         }
     }
 

@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 
 /// How long a lane without work waits before it looks for orders.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// How often a lane whose next commit is due looks whether the last one is done.
+const COMMIT_LOOK: Duration = Duration::from_millis(2);
 /// How long clients may take at the end to read their answers.
 const FINISH_MAX: Duration = Duration::from_secs(5);
 /// How long the last checkpoint may take.
@@ -193,20 +195,26 @@ impl Worker {
         if self.core.seq() == clocks.committed_seq {
             return IDLE_WAIT;
         }
-        self.tuning.commit_interval.saturating_sub(self.clock.since(clocks.committed)).min(IDLE_WAIT)
+        let due = self.tuning.commit_interval.saturating_sub(self.clock.since(clocks.committed)).min(IDLE_WAIT);
+        if self.outlet.commits() { due.max(COMMIT_LOOK) } else { due }
     }
 
     fn keep_up(&mut self, clocks: &mut Clocks) -> Result<()> {
         let now = self.clock.now();
         let fresh = self.core.seq() - clocks.committed_seq;
-        let checkpoint_due = now - clocks.checkpointed >= self.tuning.checkpoint_interval
+        // One commit at a time: were they to queue up behind one another, events would wait for many of them.
+        let free = !self.outlet.commits();
+        let checkpoint_due = free
+            && now - clocks.checkpointed >= self.tuning.checkpoint_interval
             && self.core.seq() > clocks.checkpointed_seq
             && self.desk.under_way.load(Relaxed) == 0;
         if checkpoint_due {
             let job = WithCheckpoint::default();
             self.commit(Some(job), Vec::new(), clocks)?;
         } else if fresh >= self.tuning.commit_events_max
-            || (self.core.ledger.is_dirty() || fresh > 0) && now - clocks.committed >= self.tuning.commit_interval
+            || free
+                && (self.core.ledger.is_dirty() || fresh > 0)
+                && now - clocks.committed >= self.tuning.commit_interval
         {
             self.commit(None, Vec::new(), clocks)?;
         }

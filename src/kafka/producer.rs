@@ -21,14 +21,12 @@ use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a transaction may stay open before the broker aborts it. Also the time that a message may take.
-const TRANSACTION_TIMEOUT_MS: u32 = 60_000;
+/// How long a transaction may stay open before the broker aborts it, where `[source.kafka]` says nothing. Also the
+/// time that a message may take, and how long a commit is tried before its outcome counts as unknown.
+const TRANSACTION_TIMEOUT_MS: u64 = 60_000;
 
 /// How long one call of the transaction protocol may take before it is tried again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a commit is tried before its outcome counts as unknown.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the log may take to tell of an end that was answered.
 const HEARING_MAX: Duration = Duration::from_millis(100);
@@ -237,14 +235,15 @@ impl Producer for LaneProducer {
         let Some(client) = state.client.as_mut() else {
             return Err(Broken::Aborted("the producer broke before the commit".into()));
         };
+        let patience = transaction_timeout(&self.options);
         faults::step("kafka.flush");
-        let before = client.drain(COMMIT_TIMEOUT).map_err(|fault| fault.message).and_then(|()| {
+        let before = client.drain(patience).map_err(|fault| fault.message).and_then(|()| {
             if offsets.is_empty() {
                 return Ok(());
             }
             faults::step("kafka.offsets");
             let list = offset_list(offsets).map_err(|fault| fault.message)?;
-            retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(&list, group, CALL_TIMEOUT))
+            retried(patience, || client.producer.send_offsets_to_transaction(&list, group, CALL_TIMEOUT))
                 .map_err(|error| note(client, &error, &mut state.fenced))
         });
         if let Err(reason) = before {
@@ -252,7 +251,7 @@ impl Producer for LaneProducer {
         }
         let client = state.client.as_mut().expect("checked above");
         faults::step("kafka.commit");
-        match retried(COMMIT_TIMEOUT, || client.producer.commit_transaction(CALL_TIMEOUT)) {
+        match retried(patience, || client.producer.commit_transaction(CALL_TIMEOUT)) {
             Ok(()) => {
                 faults::step("kafka.committed");
                 state.open = false;
@@ -414,14 +413,14 @@ impl Client {
         ends.any_lost() || unheard && !ends.any_answered()
     }
 
-    /// Aborts the open transaction.
+    /// Aborts the open transaction; not for long: a producer that is made anew aborts it as well.
     fn abort(&mut self) -> Result<(), KafkaError> {
         // An abort while the first message is under way can break the producer: let it land, if it does soon.
         if self.drain(Duration::from_secs(5)).is_err() {
             self.producer.purge(PurgeConfig::default().queue().inflight());
             let _ = self.drain(CALL_TIMEOUT);
         }
-        let done = retried(COMMIT_TIMEOUT, || {
+        let done = retried(CALL_TIMEOUT, || {
             self.producer.poll(Duration::ZERO);
             self.producer.abort_transaction(CALL_TIMEOUT)
         });
@@ -464,7 +463,8 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
     if faults::planted("producer-not-fenced") {
         id = format!("{id}-{}", std::process::id());
     }
-    let timeout = TRANSACTION_TIMEOUT_MS.to_string();
+    let patience = transaction_timeout(options);
+    let timeout = patience.as_millis().to_string();
     let mut own = vec![
         ("enable.idempotence", "true"),
         ("delivery.report.only.error", "true"),
@@ -492,11 +492,17 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
         config.create_with_context(Deliveries::default()).map_err(|error| refused(&error))?;
     if options.exactly_once {
         faults::step("kafka.init");
-        retried(COMMIT_TIMEOUT, || producer.init_transactions(BROKER_TIMEOUT))
+        retried(patience, || producer.init_transactions(BROKER_TIMEOUT.min(patience)))
             .map_err(|e| Fault::environment(format!("the lane's transactions could not be opened: {e}")))?;
         faults::step("kafka.initialised");
     }
     Ok(Client { producer, topics: Vec::new() })
+}
+
+/// After this time the broker aborts what was not committed: no use to try for longer.
+fn transaction_timeout(options: &KafkaOptions) -> Duration {
+    let own = options.properties.iter().find(|(key, _)| key == "transaction.timeout.ms");
+    Duration::from_millis(own.and_then(|(_, value)| value.parse().ok()).unwrap_or(TRANSACTION_TIMEOUT_MS))
 }
 
 /// The same call again, as long as the library says that this may help.

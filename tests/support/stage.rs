@@ -17,7 +17,7 @@ pub const ANSWER_MS: u64 = 600;
 
 /// Time-outs that keep the tests short.
 pub const PROPERTIES: &str = "source.kafka.\"socket.timeout.ms\" = \"600\"\n\
-    source.kafka.\"message.timeout.ms\" = \"5000\"\nsource.kafka.\"transaction.timeout.ms\" = \"8000\"\n\
+    source.kafka.\"transaction.timeout.ms\" = \"8000\"\n\
     source.kafka.\"session.timeout.ms\" = \"3000\"\nsource.kafka.\"heartbeat.interval.ms\" = \"300\"\n";
 
 /// A stream, its daemon's folder, and the proxy between daemon and broker.

@@ -162,8 +162,8 @@ fn read_with(
         block.bytes.extend_from_slice(&stream[..length]);
         stream = &stream[length..];
         loop {
-            // As a connection asks. (Whether there is a byte order mark may take more bytes to tell.)
-            let complete = framer.is_complete(&block.bytes) && !place.fresh;
+            // As a connection asks, once the input's first bytes were looked at for a byte order mark.
+            let complete = !place.fresh && framer.is_complete(&block.bytes);
             let rest = framer.records(&mut block, 0, place, at_a_time, ended);
             assert!(rest > 0 || !complete || block.bytes.is_empty(), "complete, and no progress");
             let quiet = block.records.is_empty() && rest == 0;

@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export PREFIX DESTDIR
 
-.PHONY: all build demo test torture planted simulate bench bench-peers datasets install uninstall docs lint profile clean help
+.PHONY: all build demo test torture planted simulate bench bench-peers datasets install uninstall docs lint fuzz profile clean help
 
 all: build
 
@@ -76,6 +76,10 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
+
+## make fuzz          TARGET=json_rows SECONDS=600: a fuzzer of fuzz/README.md, guided by coverage (nightly toolchain)
+fuzz:
+	@scripts/fuzz "$(TARGET)" "$(or $(SECONDS),600)"
 
 clean:
 	$(CARGO) clean

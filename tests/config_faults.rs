@@ -114,6 +114,15 @@ fn a_file_that_is_not_toml_names_the_line_and_does_not_call_the_rest_missing() {
     assert!(found[0].starts_with("m.toml:2:1: duplicate key"), "{found:#?}");
 }
 
+/// Found by the fuzzer `config`: half a date ended the program.
+#[test]
+fn half_a_date_is_a_fault_like_others() {
+    for value in ["0-1", "[0-1]", "[[1, 0-1]]", "2024-", "12:", "1979-05-27"] {
+        let found = faults(&format!("{FILE}[delivery]\ncommit_interval_ms = {value}\n"), &[], &[]);
+        assert!(found.iter().all(|fault| fault.starts_with("m.toml:6:")), "{value}: {found:#?}");
+    }
+}
+
 #[test]
 fn what_is_missing_is_named_with_the_kind_that_needs_it() {
     let found = faults("pipeline = \"p\"\n[source]\nkind = \"kafka\"\n[sink]\nkind = \"file\"\n", &[], &[]);

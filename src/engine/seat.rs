@@ -48,7 +48,8 @@ pub struct Seat {
     pub new_lineage: bool,
 }
 
-/// How long a lane whose brokers are away waits before it tries again, at most.
+/// How long a lane whose brokers are away waits before it tries again, at first and at most.
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(250);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// A lane that panics ends the others as well: the daemon must not go on with half of its lanes.
@@ -63,7 +64,8 @@ impl Drop for StopsAll {
 }
 
 impl Seat {
-    /// Runs the lane to its end. A Kafka lane whose brokers fail is recovered and goes on.
+    /// Runs the lane to its end. A Kafka lane whose brokers fail is recovered and goes on; what they refuse, and
+    /// go on refusing for as long as a start may take, ends it.
     ///
     /// # Errors
     /// Whatever stopped the lane.
@@ -71,14 +73,21 @@ impl Seat {
         let _guard = StopsAll(self.stop.clone());
         let kafka = matches!(self.config.source.kind, SourceKind::Kafka { .. })
             || matches!(self.config.sink.kind, SinkKind::Kafka { .. });
-        let (began, mut ran, mut wait) = (Instant::now(), false, Duration::from_millis(250));
+        let (mut since, mut ran, mut wait) = (Instant::now(), false, RETRY_WAIT_MIN);
+        let mut reached = 0;
         let tries = Duration::from_millis(self.config.limits.start_timeout_ms);
         let outcome = loop {
+            let began = Instant::now();
             let outcome = self.live(socket.take(), &mut ran);
             match outcome {
                 Err(fault) if kafka && fault.class == Class::Environment && !self.stop.load(Relaxed) => {
                     self.publisher.fault(&fault);
-                    if !ran && began.elapsed() > tries {
+                    let committed = self.publisher.committed_seq();
+                    let moved = std::mem::replace(&mut reached, committed) < committed;
+                    if ran && (moved || began.elapsed() > tries) {
+                        (since, wait) = (Instant::now(), RETRY_WAIT_MIN);
+                    }
+                    if (!ran || fault.lasting) && since.elapsed() > tries {
                         break Err(fault);
                     }
                     self.publisher.state(LaneState::Recovering);

@@ -195,6 +195,7 @@ impl Journal for KafkaJournal {
         match self.producer.commit(&offsets, &metadata) {
             Ok(()) => {}
             Err(Broken::Fenced) => return Err(taken(self.options.lane)),
+            Err(Broken::Refused(fault)) => return Err(fault),
             Err(Broken::Aborted(reason)) => {
                 self.claim.check()?;
                 return Err(aborted(&reason));

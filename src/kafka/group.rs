@@ -5,6 +5,7 @@
 //! partition was never given to somebody else, not even if it came back.
 
 use super::topics::{TopicShape, config, ensure};
+use super::trouble::{Resource, Trouble, least, refusal};
 use super::{ASSIGNMENT_TIMEOUT, BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
 use rdkafka::client::Client;
@@ -18,8 +19,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often the topics are looked at for new partitions.
+/// How often the topics are looked at for new partitions, unless a property of the library says otherwise.
 const METADATA_INTERVAL: Duration = Duration::from_secs(30);
+
+/// That property, in milliseconds.
+const METADATA_PROPERTY: &str = "topic.metadata.refresh.interval.ms";
 
 /// What the group has decided so far.
 #[derive(Debug, Default)]
@@ -33,6 +37,8 @@ struct Assigned {
     lost: HashMap<u32, u64>,
     /// Why this member can't go on, where it can't.
     dead: Option<String>,
+    /// The broker doesn't allow this client its group.
+    refused: bool,
     /// Partitions of the input topics, as last seen.
     partitions: HashMap<String, i32>,
 }
@@ -43,11 +49,21 @@ struct Shared {
     assigned: Mutex<Assigned>,
     changed: Condvar,
     stop: AtomicBool,
+    trouble: Trouble,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Assigned> {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn note_refusal(&self, code: Option<RDKafkaErrorCode>) {
+        if code == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
+            self.lock().refused = true;
+            self.changed.notify_all();
+        }
     }
 }
 
@@ -61,6 +77,8 @@ impl ClientContext for GroupContext {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "millstream::kafka", "group: {error}: {reason}");
         let code = error.rdkafka_error_code();
+        self.0.trouble.note(code, reason);
+        self.0.note_refusal(code);
         if matches!(code, Some(RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::Fatal)) {
             self.0.lock().dead = Some(reason.to_string());
             self.0.changed.notify_all();
@@ -94,6 +112,7 @@ impl ConsumerContext for GroupContext {
                     tracing::debug!(target: "millstream::kafka", "group: {error}");
                 }
                 let mut assigned = self.0.lock();
+                assigned.refused = false;
                 assigned.lanes.extend(lanes(list));
                 // What was ours and isn't handed back is somebody else's now.
                 for lane in std::mem::take(&mut assigned.adrift) {
@@ -131,6 +150,8 @@ pub struct KafkaGroup {
     thread: Option<JoinHandle<()>>,
     /// How long a broker may take to answer.
     patience: Duration,
+    /// For messages.
+    options: KafkaOptions,
 }
 
 /// Brokers, group and node name.
@@ -190,12 +211,15 @@ impl KafkaGroup {
                 .map_err(|e| super::producer::refused(&e))?,
         );
         let (polled, state, topics) = (Arc::clone(&consumer), Arc::clone(&shared), options.topics.clone());
+        let asked = options.properties.iter().find(|(key, _)| key == METADATA_PROPERTY);
+        let asked = asked.and_then(|(_, value)| value.parse().ok()).filter(|ms| *ms > 0).map(Duration::from_millis);
+        let interval = asked.unwrap_or(METADATA_INTERVAL);
         let thread = std::thread::Builder::new()
             .name("kafka-group".into())
-            .spawn(move || attend(&polled, &state, &topics))
+            .spawn(move || attend(&polled, &state, &topics, interval))
             .map_err(|e| Fault::io("the group's thread could not be started", &e))?;
         let patience = options.first_answer.min(BROKER_TIMEOUT);
-        Ok(KafkaGroup { consumer: Some(consumer), shared, thread: Some(thread), patience })
+        Ok(KafkaGroup { consumer: Some(consumer), shared, thread: Some(thread), patience, options: options.clone() })
     }
 
     fn consumer(&self) -> &BaseConsumer<GroupContext> {
@@ -221,7 +245,13 @@ impl KafkaGroup {
     /// # Errors
     /// Environment, where no broker answers.
     pub fn shape(&self, topic: &str) -> Result<Option<TopicShape>> {
-        shape(self.consumer().client(), topic, self.patience)
+        shape(self.consumer().client(), topic, self.patience).inspect(|_| self.shared.trouble.forget()).map_err(
+            |failed| match failed {
+                Unshaped::NoAnswer(error) => self.shared.trouble.fault(&self.options.brokers, &error.to_string()),
+                Unshaped::Refused => refusal(&self.options, Resource::Topic, topic, least(&self.options, topic)),
+                Unshaped::Fault(fault) => fault,
+            },
+        )
     }
 
     /// The shapes of the input topics.
@@ -230,7 +260,9 @@ impl KafkaGroup {
     /// Environment, where no broker answers or a topic doesn't exist.
     pub fn input_shapes(&self, topics: &[String]) -> Result<Vec<TopicShape>> {
         let missing = |topic: &str| {
-            Fault::environment(format!("the topic \"{topic}\" doesn't exist")).hint("make it, or correct source.topics")
+            Fault::environment(format!("the topic \"{topic}\" doesn't exist"))
+                .hint("make it, or correct source.topics")
+                .lasting()
         };
         topics.iter().map(|topic| self.shape(topic)?.ok_or_else(|| missing(topic))).collect()
     }
@@ -257,6 +289,9 @@ impl KafkaGroup {
             if let Some(reason) = &assigned.dead {
                 return Err(shut_out(lane, reason));
             }
+            if assigned.refused {
+                return Err(refusal(&self.options, Resource::Group, &self.options.group, "Read"));
+            }
             if until(&assigned) {
                 return Ok(assigned);
             }
@@ -280,6 +315,11 @@ impl KafkaGroup {
         self.consumer().group_metadata().ok_or_else(|| Fault::environment("this daemon is no member of its group"))
     }
 
+    /// The C client, for as long as the group is held.
+    pub(crate) fn native(&self) -> *mut rdkafka_sys::rd_kafka_t {
+        self.consumer().client().native_ptr()
+    }
+
     /// The consumer: for commits outside a transaction.
     pub(crate) fn commit(&self, offsets: &TopicPartitionList) -> Result<(), KafkaError> {
         self.consumer().commit(offsets, rdkafka::consumer::CommitMode::Sync)
@@ -300,13 +340,18 @@ impl Drop for KafkaGroup {
     }
 }
 
+/// Why a topic's shape isn't known.
+enum Unshaped {
+    NoAnswer(KafkaError),
+    Refused,
+    Fault(Fault),
+}
+
 /// The shape of a topic by a client that doesn't create what it asks for.
-fn shape<C: ClientContext>(client: &Client<C>, topic: &str, wait: Duration) -> Result<Option<TopicShape>> {
+fn shape<C: ClientContext>(client: &Client<C>, topic: &str, wait: Duration) -> Result<Option<TopicShape>, Unshaped> {
     let deadline = Instant::now() + wait;
     loop {
-        let metadata = client
-            .fetch_metadata(Some(topic), wait)
-            .map_err(|e| Fault::environment(format!("no broker answers for the topic \"{topic}\": {e}")))?;
+        let metadata = client.fetch_metadata(Some(topic), wait).map_err(Unshaped::NoAnswer)?;
         let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
         match found.error().map(RDKafkaErrorCode::from) {
             None if !found.partitions().is_empty() => {
@@ -315,11 +360,13 @@ fn shape<C: ClientContext>(client: &Client<C>, topic: &str, wait: Duration) -> R
                 return Ok(Some(TopicShape { topic: topic.to_string(), partitions, replication }));
             }
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
-            Some(code @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic)) => {
-                return Err(Fault::environment(format!("the topic \"{topic}\": {code}")));
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => return Err(Unshaped::Refused),
+            Some(code @ RDKafkaErrorCode::InvalidTopic) => {
+                return Err(Unshaped::Fault(Fault::environment(format!("the topic \"{topic}\": {code}")).lasting()));
             }
             other if Instant::now() > deadline => {
-                return Err(Fault::environment(format!("the topic \"{topic}\" has no usable metadata: {other:?}")));
+                let fault = Fault::environment(format!("the topic \"{topic}\" has no usable metadata: {other:?}"));
+                return Err(Unshaped::Fault(fault));
             }
             _ => std::thread::sleep(Duration::from_millis(50)),
         }
@@ -327,17 +374,18 @@ fn shape<C: ClientContext>(client: &Client<C>, topic: &str, wait: Duration) -> R
 }
 
 /// The group's thread: serves rebalances, and looks for partitions that were added.
-fn attend(consumer: &BaseConsumer<GroupContext>, shared: &Shared, topics: &[String]) {
+fn attend(consumer: &BaseConsumer<GroupContext>, shared: &Shared, topics: &[String], interval: Duration) {
     let mut looked = Instant::now();
     while !shared.stop.load(Ordering::Relaxed) {
         if let Some(Err(error)) = consumer.poll(Duration::from_millis(100)) {
             tracing::debug!(target: "millstream::kafka", "group: {error}");
+            shared.note_refusal(error.rdkafka_error_code());
             if let KafkaError::MessageConsumptionFatal(code) = error {
                 shared.lock().dead = Some(code.to_string());
                 shared.changed.notify_all();
             }
         }
-        if looked.elapsed() < METADATA_INTERVAL {
+        if looked.elapsed() < interval {
             continue;
         }
         looked = Instant::now();

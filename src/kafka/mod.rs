@@ -5,6 +5,7 @@
 //! consumer.rs  a thin consumer that hands out messages in batches (unsafe code lives here and in producer.rs)
 //! producer.rs  the producer, its transactions, and their error classes
 //! topics.rs    partitions, watermarks, and making of topics
+//! trouble.rs   why brokers don't answer, what they refuse, and what to do
 //! headers.rs   a message's headers as bytes
 //! close.rs     closing of clients, within a bound
 //! ```
@@ -19,6 +20,7 @@ pub mod group;
 pub mod headers;
 pub mod producer;
 pub mod topics;
+pub(crate) mod trouble;
 
 use crate::error::{Fault, Result};
 use crate::journal::kafka::KafkaJournal;
@@ -165,6 +167,7 @@ pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
         ))
         .hint("add partitions to it, or name a topic that doesn't exist yet, to be made like the input"));
     }
+    trouble::check_topics(&group, options, options.first_answer.min(BROKER_TIMEOUT))?;
     let claim = Claim::wait(&group, options, ASSIGNMENT_TIMEOUT)?;
     let producer = LaneProducer::open(options)?;
     let source = match options.topics.is_empty() {

@@ -4,6 +4,7 @@
 //! wrapper's `flush`, which polls in steps of a tenth of a second: with it a commit takes 100 ms longer.
 
 use super::topics::config;
+use super::trouble::{Resource, refusal};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
 use rdkafka::client::ClientContext;
@@ -33,7 +34,7 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(330);
 /// Keeps the first delivery that failed.
 #[derive(Default)]
 struct Deliveries {
-    failed: Mutex<Option<String>>,
+    failed: Mutex<Option<(String, Option<RDKafkaErrorCode>)>>,
 }
 
 impl ClientContext for Deliveries {
@@ -50,7 +51,8 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, message)) = result {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert_with(|| format!("{}/{}: {error}", message.topic(), message.partition()));
+            let place = || format!("{}/{}: {error}", message.topic(), message.partition());
+            failed.get_or_insert_with(|| (place(), error.rdkafka_error_code()));
         }
     }
 }
@@ -78,6 +80,8 @@ impl Drop for Client {
 pub enum Broken {
     /// It was aborted: nothing of it is visible, ever.
     Aborted(String),
+    /// It was aborted, and what was refused will be refused again until somebody acts.
+    Refused(Fault),
     /// Another producer of the same lane has taken over.
     Fenced,
     /// Whether it committed isn't known; the old producer is gone and its outcome is settled by now.
@@ -176,8 +180,10 @@ impl LaneProducer {
     /// What a failed delivery comes to: nothing of it may go out with a later message.
     fn break_off(&self, state: &mut State, fault: Fault) -> Fault {
         if self.options.exactly_once {
-            return match self.abort_locked(state, fault.message) {
+            return match self.abort_locked(state, fault.message.clone()) {
                 Broken::Fenced => super::group::taken(self.options.lane),
+                _ if fault.lasting => fault,
+                Broken::Refused(fault) => fault,
                 Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
             };
         }
@@ -224,15 +230,18 @@ impl LaneProducer {
         let Some(client) = state.client.as_mut() else {
             return Err(Broken::Aborted("the producer broke before the commit".into()));
         };
-        let before = client.drain(COMMIT_TIMEOUT).map_err(|fault| fault.message).and_then(|()| {
+        let before = client.drain(COMMIT_TIMEOUT).and_then(|()| {
             if offsets.count() == 0 {
                 return Ok(());
             }
             retried(COMMIT_TIMEOUT, || client.producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))
-                .map_err(|error| note(client, &error, &mut state.fenced))
+                .map_err(|error| Fault::environment(note(client, &error, &mut state.fenced)))
         });
-        if let Err(reason) = before {
-            return Err(self.abort_locked(state, reason));
+        if let Err(fault) = before {
+            return Err(match self.abort_locked(state, fault.message.clone()) {
+                Broken::Aborted(_) if fault.lasting => Broken::Refused(fault),
+                broken => broken,
+            });
         }
         let client = state.client.as_mut().expect("checked above");
         match retried(COMMIT_TIMEOUT, || client.producer.commit_transaction(CALL_TIMEOUT)) {
@@ -373,12 +382,7 @@ impl Client {
     fn wait_for_room(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, since: Instant) -> Result<()> {
         if code != RDKafkaErrorCode::QueueFull || since.elapsed() > DELIVERY_TIMEOUT {
             let fault = Fault::environment(format!("{topic}/{partition} takes no messages: {code}"));
-            return Err(match code {
-                RDKafkaErrorCode::MessageSizeTooLarge => {
-                    fault.hint("raise \"message.max.bytes\" in [source.kafka], and max.message.bytes of the topic")
-                }
-                _ => fault,
-            });
+            return Err(judged(fault, Some(code)));
         }
         self.producer.poll(Duration::from_millis(5));
         self.failed()
@@ -436,7 +440,9 @@ impl Client {
     fn failed(&self) -> Result<()> {
         match &*self.producer.context().failed.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
-            Some(failed) => Err(Fault::environment(format!("a message was not taken by the broker: {failed}"))),
+            Some((failed, code)) => {
+                Err(judged(Fault::environment(format!("a message was not taken by the broker: {failed}")), *code))
+            }
         }
     }
 
@@ -469,10 +475,26 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
         .create_with_context(Deliveries::default())
         .map_err(|error| refused(&error))?;
     if options.exactly_once {
-        retried(COMMIT_TIMEOUT, || producer.init_transactions(BROKER_TIMEOUT))
-            .map_err(|e| Fault::environment(format!("the lane's transactions could not be opened: {e}")))?;
+        retried(COMMIT_TIMEOUT, || producer.init_transactions(BROKER_TIMEOUT)).map_err(|e| {
+            match e.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) => {
+                    refusal(options, Resource::TransactionalId, &id, "Write")
+                }
+                _ => Fault::environment(format!("the lane's transactions could not be opened: {e}")),
+            }
+        })?;
     }
     Ok(Client { producer, topics: Vec::new() })
+}
+
+/// What to do about a message that is refused for its length.
+fn judged(fault: Fault, code: Option<RDKafkaErrorCode>) -> Fault {
+    match code {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => fault
+            .hint("raise max.message.bytes of the topic, and \"message.max.bytes\" in [source.kafka] with it; for the journal, a lower engine.commit_events_max helps too")
+            .lasting(),
+        _ => fault,
+    }
 }
 
 /// The same call again, as long as the library says that this may help.

@@ -1,6 +1,7 @@
 //! Topics: how many partitions they have, and the making of those that are missing.
 
 use super::group::KafkaGroup;
+use super::trouble::{Resource, refusal};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
 use rdkafka::TopicPartitionList;
@@ -51,10 +52,15 @@ pub fn ensure(
         .map_err(|e| Fault::environment(format!("topic \"{topic}\" could not be made: {e}")))?;
     for answer in answers {
         match answer {
-            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Ok(_) => tracing::info!(target: "millstream::kafka", "made the topic \"{topic}\""),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)) => {
+                return Err(refusal(options, Resource::Topic, topic, "Create"));
+            }
             Err((_, code)) => {
                 return Err(Fault::environment(format!("topic \"{topic}\" could not be made: {code}"))
-                    .hint("make it yourself, or allow this client to create topics"));
+                    .hint("make it yourself, or allow this client to create topics")
+                    .lasting());
             }
         }
     }
@@ -81,6 +87,11 @@ pub fn delete_before(options: &KafkaOptions, topic: &str, partition: i32, offset
     let wish = AdminOptions::new().operation_timeout(Some(BROKER_TIMEOUT));
     let answer = block_on(admin(options)?.delete_records(&list, &wish)).map_err(|e| fail(&e))?;
     for element in answer.elements() {
+        if element.error().err().and_then(|e| e.rdkafka_error_code())
+            == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
+        {
+            return Err(refusal(options, Resource::Topic, topic, "Delete"));
+        }
         element.error().map_err(|e| fail(&e))?;
     }
     Ok(())

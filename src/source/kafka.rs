@@ -99,10 +99,19 @@ impl KafkaSource {
         let mut offsets = Vec::with_capacity(unknown.len());
         for input in unknown.iter().map(|i| &self.inputs[*i]) {
             let committed = list.find_partition(&input.topic, input.partition).map(|element| element.offset());
+            let (low, high) = self.consumer.watermarks(&input.topic, input.partition, BROKER_TIMEOUT)?;
             offsets.push(match committed {
+                // Without a past of its own the lane may begin anywhere, but not unsaid.
+                Some(Offset::Offset(offset)) if offset >= 0 && !has_past && !(low..=high).contains(&offset) => {
+                    tracing::warn!(
+                        target: "millstream::kafka",
+                        "{}: the group stood at offset {offset}, and the topic holds {low} to {high}: begins at {low}",
+                        input.name
+                    );
+                    low.max(0) as u64
+                }
                 Some(Offset::Offset(offset)) if offset >= 0 => offset as u64,
                 _ => {
-                    let (low, high) = self.consumer.watermarks(&input.topic, input.partition, BROKER_TIMEOUT)?;
                     // A partition that was added to a topic with a past is read whole.
                     let latest = self.options.start == Start::Latest && !has_past;
                     (if latest { high } else { low }).max(0) as u64
@@ -392,22 +401,20 @@ fn add(list: &mut TopicPartitionList, topic: &str, partition: i32, offset: u64) 
 /// Fails where a partition that holds `low..high` can't be read from `next`.
 fn held(name: &str, next: u64, low: u64, high: u64) -> Result<()> {
     if next < low {
-        return Err(Fault::environment(format!(
-            "{name}: the next event is offset {next}, and the topic's retention has removed all below {low}"
+        return Err(Fault::misuse(format!(
+            "{name}: the next event is offset {next}, and the topic's retention has removed all below {low}: nothing is skipped unasked"
         ))
-        .hint("restore the topic, or accept the loss and start over with --new-lineage"));
+        .hint("restore the topic from a copy, or accept the loss: --new-lineage starts over with the model that pipeline names (docs/operations.md, When events are gone)"));
     }
     if next > high {
-        return Err(Fault::environment(format!(
-            "{name}: the next event is offset {next}, and the topic ends at {high}"
-        ))
-        .hint("the topic was made anew or has lost its end: start over with --new-lineage"));
+        return Err(Fault::misuse(format!("{name}: the next event is offset {next}, and the topic ends at {high}"))
+            .hint("the topic was made anew or has lost its end: start over with --new-lineage"));
     }
     Ok(())
 }
 
 fn lost(name: &str, from: u64) -> Fault {
-    Fault::environment(format!("{name}: offset {from} is no longer there"))
+    Fault::misuse(format!("{name}: offset {from} is no longer there"))
         .hint("the topic's retention was faster: restore it, or start over with --new-lineage")
 }
 

@@ -56,6 +56,12 @@ impl Broker {
 
     /// A broker of the test's own, to be stopped and killed.
     pub fn new() -> Broker {
+        Broker::with(|_, properties| properties, &[])
+    }
+
+    /// A broker whose properties are made from the usual ones, in the folder named; `format` are arguments of the
+    /// storage's formatting.
+    pub fn with(properties_of: impl FnOnce(&Path, String) -> String, format: &[String]) -> Broker {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = target_dir().join("kafka-run").join(format!("{}-{number}", std::process::id()));
@@ -63,10 +69,12 @@ impl Broker {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a folder for the broker");
         let (port, controller) = free_ports();
-        fs::write(dir.join("server.properties"), properties(port, controller, &dir)).expect("the broker's properties");
+        let properties = properties_of(&dir, properties(port, controller, &dir));
+        fs::write(dir.join("server.properties"), properties).expect("the broker's properties");
         let formatted = java()
             .args(["kafka.tools.StorageTool", "format", "-t", "bWlsbHN0cmVhbXRlc3QwMA", "-c"])
             .arg(dir.join("server.properties"))
+            .args(format)
             .output()
             .expect("java runs (install a Java runtime, 17 or later)");
         assert!(formatted.status.success(), "kafka format: {}", String::from_utf8_lossy(&formatted.stderr));
@@ -129,10 +137,22 @@ impl Broker {
         }
     }
 
-    fn config(&self) -> ClientConfig {
+    pub fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.address()).set("reconnect.backoff.max.ms", "200").set("log_level", "0");
         config
+    }
+
+    /// Removes a topic, and waits until it is gone.
+    pub fn delete_topic(&self, name: &str) {
+        let answer = block_on(self.admin().delete_topics(&[name], &AdminOptions::new())).expect("delete_topics");
+        answer.into_iter().for_each(|gone| assert!(gone.is_ok(), "{name}: {gone:?}"));
+        let probe: BaseConsumer = self.config().set("allow.auto.create.topics", "false").create().expect("probe");
+        let deadline = Instant::now() + PATIENCE;
+        while probe.fetch_metadata(Some(name), PATIENCE).map_or(1, |m| m.topics()[0].partitions().len()) > 0 {
+            assert!(Instant::now() < deadline, "{name} was removed and is still there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Makes a topic.
@@ -171,7 +191,7 @@ impl Broker {
         }
     }
 
-    fn admin(&self) -> AdminClient<DefaultClientContext> {
+    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
         self.config().create().expect("admin client")
     }
 
@@ -308,7 +328,7 @@ fn target_dir() -> PathBuf {
 }
 
 /// Two free ports. Another process may take one before the broker does; then the broker's start says so.
-fn free_ports() -> (u16, u16) {
+pub fn free_ports() -> (u16, u16) {
     let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
     let (first, second) = (bind(), bind());
     (first.local_addr().expect("port").port(), second.local_addr().expect("port").port())

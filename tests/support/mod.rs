@@ -6,4 +6,5 @@ pub mod broker;
 pub mod daemon;
 pub mod events;
 pub mod library;
+pub mod secure_broker;
 pub mod stream;

@@ -7,9 +7,9 @@
 mod support;
 
 use support::broker::Broker;
-use support::daemon::{Called, Daemon, Scene, until};
+use support::daemon::{Called, Scene, until};
 use support::events::{self, SPEC};
-use support::secure_broker::{ALICE, Limited, Resource, SCRAM, SecureBroker};
+use support::secure_broker::{ALICE, Resource, SCRAM, SecureBroker};
 use support::stream::{Stream, by_partition, json, oracle, replay_is_equal};
 
 /// Properties of the client, as lines of a config.
@@ -62,7 +62,7 @@ fn shows_no_secret(said: &str, properties: &[(&str, &str)]) {
 /// The daemon can't come in: it ends with 4 after the start's time-out, and says this.
 fn fails(secure: &SecureBroker, name: &str, port: u16, properties: &[(&str, &str)], named: &[&str]) {
     let stream = Stream { broker: secure.broker, name: name.into() };
-    let scene = scene(&stream, port, &(kafka(properties) + "limits.start_timeout_ms = 1_000\nlog.level = \"debug\"\n"));
+    let scene = scene(&stream, port, &(kafka(properties) + "limits.start_timeout_ms = 2_500\nlog.level = \"debug\"\n"));
     let (code, said) = scene.spawn(&[]).wait();
     let last = said.rfind("\nmillstream: ").map_or("", |at| &said[at..]);
     eprintln!("{name}: {last}");
@@ -125,4 +125,83 @@ fn passwords_over_tls_and_without() {
     fails(secure, "wrong-plain", secure.sasl_tls, &over_tls("PLAIN", wrong(ALICE)), &named);
     fails(secure, "wrong-scram", secure.sasl_tls, &over_tls("SCRAM-SHA-512", wrong(SCRAM)), &named);
     fails(secure, "no-user", secure.sasl_plain, &[], &["security.protocol"]);
+}
+
+/// A line of the handbook's list of permissions, for a stream: on what, its name, which operations.
+fn handbook(stream: &Stream) -> Vec<(Resource, String, Vec<String>)> {
+    let text = std::fs::read_to_string("docs/operations.md").expect("the handbook");
+    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("$ACL "));
+    let mut all = Vec::new();
+    for line in lines {
+        let (mut words, mut operations, mut what, mut suffix) = (line.split_whitespace(), Vec::new(), None, "");
+        while let (Some(option), Some(value)) = (words.next(), words.next()) {
+            match option {
+                "--operation" => operations.push(value.to_string()),
+                "--topic" => what = Some((Resource::Topic, value)),
+                "--group" => what = Some((Resource::Group, value)),
+                "--transactional-id" => what = Some((Resource::TransactionalId, value)),
+                "--resource-pattern-type" => suffix = "*",
+                other => panic!("{other} in: {line}"),
+            }
+        }
+        let (resource, name) = what.expect("a resource");
+        let name = name.replace("GROUP", &stream.name).replace("INPUT", &stream.topic("in"));
+        let name = name.replace("PREDICTIONS", &stream.topic("out")).replace("DEAD-LETTERS", &stream.topic("dead"));
+        all.push((resource, name + suffix, operations));
+    }
+    all
+}
+
+#[test]
+fn each_permission_that_lacks_is_named_and_the_list_of_the_handbook_is_enough() {
+    let secure = SecureBroker::shared();
+    let stream = Stream::new(secure.broker, "granted");
+    let user = secure.limited();
+    let more = user.config() + "limits.start_timeout_ms = 1_500\n";
+    let scene = scene(&stream, secure.sasl_plain, &more);
+    let mut list = handbook(&stream);
+    assert_eq!(list.len(), 6, "{list:?}");
+    let ends = |daemon: support::daemon::Daemon, (_, name, operations): &(Resource, String, Vec<String>)| {
+        let (code, said) = daemon.wait();
+        let last = said.rfind("\nmillstream: ").map_or("", |at| &said[at..]);
+        eprintln!("{last}");
+        assert_eq!(code, Some(4), "{said}");
+        let name = name.trim_end_matches('*');
+        let operations = operations.iter().map(|o| format!("--operation {o} ")).collect::<String>();
+        for named in [name, &user.name, "doesn't allow", "kafka-acls --add", &operations] {
+            assert!(last.contains(named), "{named:?} is not in: {last}");
+        }
+        assert!(!said.contains(&format!("pass-{}", user.name)), "{said}");
+    };
+    // In the order in which they are met; each message names what the next line of the list grants.
+    let order = ["-journal", "-in", "-out", "-dead", "granted", "granted-*"];
+    list.sort_by_key(|(_, name, _)| order.iter().position(|end| name.ends_with(end)));
+    for line in &list {
+        ends(scene.spawn(&[]), line);
+        line.2.iter().for_each(|operation| user.grant(line.0, &line.1, operation));
+    }
+    let mut daemon = scene.start(&[]);
+    let mut sent = 0;
+    let mut send = |count: u64| {
+        stream.send(&events::json(count, sent), sent);
+        sent += count;
+        sent
+    };
+    stream.committed(&mut daemon, send(500));
+    // Taken back while it runs: it stops, says so, and goes on exactly once it is granted again.
+    for end in ["-in", "-out", "granted-*"] {
+        let line = list.iter().find(|(_, name, _)| name.ends_with(end)).expect("a line");
+        line.2.iter().for_each(|operation| user.revoke(line.0, &line.1, operation));
+        let all = send(200);
+        ends(daemon, line);
+        line.2.iter().for_each(|operation| user.grant(line.0, &line.1, operation));
+        daemon = scene.start(&[]);
+        stream.committed(&mut daemon, all);
+    }
+    let trimmed = scene.ctl(&["checkpoint"]);
+    trimmed.good();
+    let said = daemon.stop();
+    assert!(!said.contains("doesn't allow"), "{said}");
+    is_exact(&stream, sent);
+    replay_is_equal(&scene);
 }

@@ -49,7 +49,7 @@ struct Shared {
     assigned: Mutex<Assigned>,
     changed: Condvar,
     stop: AtomicBool,
-    trouble: Trouble,
+    trouble: Arc<Trouble>,
 }
 
 impl Shared {
@@ -70,7 +70,8 @@ impl Shared {
 struct GroupContext(Arc<Shared>);
 
 impl ClientContext for GroupContext {
-    fn log(&self, level: RDKafkaLogLevel, _fac: &str, message: &str) {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.trouble.note_log(facility, message);
         log_line(level as i32, message);
     }
 
@@ -204,7 +205,7 @@ impl KafkaGroup {
         if !options.node_name.is_empty() {
             own.push(("group.instance.id", &options.node_name));
         }
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { trouble: Trouble::with(&options.brokers), ..Shared::default() });
         let consumer: Arc<BaseConsumer<GroupContext>> = Arc::new(
             config(&options.client_properties(&own)?)
                 .create_with_context(GroupContext(Arc::clone(&shared)))

@@ -6,8 +6,9 @@ use super::group::KafkaGroup;
 use crate::error::{Fault, Result};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka_sys as sys;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// The last thing that a client said about its connections.
@@ -15,6 +16,21 @@ use std::time::Duration;
 pub(crate) struct Trouble(Mutex<Option<(RDKafkaErrorCode, String)>>);
 
 impl Trouble {
+    /// The one of these brokers: a membership that is made anew must not forget why the last one failed.
+    pub fn with(brokers: &str) -> Arc<Trouble> {
+        static KNOWN: OnceLock<Mutex<HashMap<String, Arc<Trouble>>>> = OnceLock::new();
+        let mut known = KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(brokers.to_string()).or_default().clone()
+    }
+
+    /// Keeps what the library only logs: a connection that was closed without a word.
+    pub fn note_log(&self, facility: &str, line: &str) {
+        if facility == "FAIL" {
+            let reason = line.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(line, |(_, r)| r);
+            self.note(Some(RDKafkaErrorCode::BrokerTransportFailure), reason);
+        }
+    }
+
     /// Keeps an error of a client's own. That no broker is left is a consequence, never the cause.
     pub fn note(&self, code: Option<RDKafkaErrorCode>, reason: &str) {
         use RDKafkaErrorCode::{AllBrokersDown, Authentication, SSL};

@@ -332,14 +332,16 @@ fn secrets_are_never_printed_and_a_password_is_taken_as_it_is_written() {
         "sasl.jaas.config",
         "sasl.oauthbearer.client.secret",
     ];
-    let lines: String = secrets.iter().map(|key| format!("source.kafka.\"{key}\" = \"hush-{key}\"\n")).collect();
-    let config = good(&format!("{lines}source.kafka.\"sasl.username\" = \"shown\"\n{KAFKA}"));
+    let mut sets: Vec<String> = secrets.iter().map(|key| format!("source.kafka.{key}=hush-{key}")).collect();
+    sets.push("source.kafka.sasl.username=shown".into());
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let config = parse_with(KAFKA, &sets, &[]).expect("good");
     let text = config.to_toml();
     assert!(!text.contains("hush-") && text.contains("shown"), "{text}");
     assert_eq!(text.matches(millstream::config::MASK).count(), secrets.len(), "{text}");
     for password in ["1e5", "0x10", "1_000", "true", "'"] {
-        let set = [("source.kafka.sasl.password".to_string(), password.to_string())];
-        let config = parse_with(KAFKA, &set).expect("good");
+        let set = format!("source.kafka.sasl.password={password}");
+        let config = parse_with(KAFKA, &[&set], &[]).expect("good");
         let SourceKind::Kafka { properties, .. } = &config.source.kind else { panic!("kafka") };
         assert_eq!(properties["sasl.password"], password);
     }

@@ -73,7 +73,7 @@ impl Seat {
         let _guard = StopsAll(self.stop.clone());
         let kafka = matches!(self.config.source.kind, SourceKind::Kafka { .. })
             || matches!(self.config.sink.kind, SinkKind::Kafka { .. });
-        let (mut since, mut ran, mut wait) = (Instant::now(), false, RETRY_WAIT_MIN);
+        let (start, mut troubled, mut ran, mut wait) = (Instant::now(), None, false, RETRY_WAIT_MIN);
         let mut reached = 0;
         let tries = Duration::from_millis(self.config.limits.start_timeout_ms);
         let outcome = loop {
@@ -84,9 +84,10 @@ impl Seat {
                     self.publisher.fault(&fault);
                     let committed = self.publisher.committed_seq();
                     let moved = std::mem::replace(&mut reached, committed) < committed;
-                    if ran && (moved || began.elapsed() > tries) {
-                        (since, wait) = (Instant::now(), RETRY_WAIT_MIN);
+                    if moved || began.elapsed() > tries * 10 {
+                        (troubled, wait) = (None, RETRY_WAIT_MIN);
                     }
+                    let since = *troubled.get_or_insert_with(|| if ran { Instant::now() } else { start });
                     if (!ran || fault.lasting) && since.elapsed() > tries {
                         break Err(fault);
                     }

@@ -260,11 +260,6 @@ impl KafkaGroup {
     /// # Errors
     /// Environment, where no broker answers or a topic doesn't exist.
     pub fn input_shapes(&self, topics: &[String]) -> Result<Vec<TopicShape>> {
-        let missing = |topic: &str| {
-            Fault::environment(format!("the topic \"{topic}\" doesn't exist"))
-                .hint("make it, or correct source.topics")
-                .lasting()
-        };
         topics.iter().map(|topic| self.shape(topic)?.ok_or_else(|| missing(topic))).collect()
     }
 
@@ -273,7 +268,7 @@ impl KafkaGroup {
         self.shared.lock().lanes.iter().copied().collect()
     }
 
-    /// Partitions of an input topic, as last seen by the group's thread.
+    /// Partitions of an input topic, as last seen by the group's thread; 0 where it is gone.
     pub fn partitions_seen(&self, topic: &str) -> Option<i32> {
         self.shared.lock().partitions.get(topic).copied()
     }
@@ -392,9 +387,14 @@ fn attend(consumer: &BaseConsumer<GroupContext>, shared: &Shared, topics: &[Stri
         looked = Instant::now();
         for topic in topics {
             if let Ok(metadata) = consumer.fetch_metadata(Some(topic), Duration::from_secs(1))
-                && let Some(found) = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none())
+                && let Some(found) = metadata.topics().iter().find(|t| t.name() == topic)
             {
-                shared.lock().partitions.insert(topic.clone(), found.partitions().len() as i32);
+                let partitions = match found.error().map(RDKafkaErrorCode::from) {
+                    None => found.partitions().len() as i32,
+                    Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => 0,
+                    Some(_) => continue,
+                };
+                shared.lock().partitions.insert(topic.clone(), partitions);
             }
         }
     }
@@ -479,6 +479,13 @@ impl Claim {
     pub fn lane(&self) -> u32 {
         self.lane
     }
+}
+
+/// The fault of an input that isn't there.
+pub(crate) fn missing(topic: &str) -> Fault {
+    Fault::environment(format!("the topic \"{topic}\" doesn't exist"))
+        .hint("make it, or correct source.topics")
+        .lasting()
 }
 
 /// The fault of a lane that has another owner.

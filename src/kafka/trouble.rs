@@ -53,7 +53,7 @@ impl Trouble {
     pub fn fault(&self, brokers: &str, otherwise: &str) -> Fault {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Fault::environment(format!("no broker answers at {brokers}: {otherwise}"))
-                .hint("is it up, is source.brokers right, does a firewall stand between?"),
+                .hint("is it up, is source.brokers right? A listener that wants TLS or a log-in closes connections without a word: set \"security.protocol\" in [source.kafka] (SSL, SASL_SSL, SASL_PLAINTEXT)"),
             Some((code, reason)) => {
                 Fault::environment(format!("no broker answers at {brokers}: {reason}")).hint(advice(*code, reason))
             }

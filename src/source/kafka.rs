@@ -7,7 +7,7 @@ use super::{Framing, Polled, Position, ReadOptions, Source};
 use crate::batch::{Block, Record, RecordKind, Span};
 use crate::error::{Fault, Result};
 use crate::kafka::consumer::{Consumer, Message, Queue};
-use crate::kafka::group::Claim;
+use crate::kafka::group::{Claim, missing};
 use crate::kafka::topics::TopicShape;
 use crate::kafka::{BROKER_TIMEOUT, KafkaOptions, Start};
 use rdkafka::error::RDKafkaErrorCode;
@@ -132,6 +132,9 @@ impl KafkaSource {
         let known = self.inputs.len();
         for topic in self.options.topics.clone() {
             if let Some(partitions) = self.claim.group().partitions_seen(&topic) {
+                if partitions == 0 {
+                    return Err(missing(&topic));
+                }
                 self.add_inputs(&topic, partitions)?;
             }
         }

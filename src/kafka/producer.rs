@@ -28,6 +28,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a commit is tried before its outcome counts as unknown.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long the report of a delivery that broke a transaction may take.
+const FAILURE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long the broker may take no messages; longer than the library tries to deliver one.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(330);
 
@@ -380,6 +383,10 @@ impl Client {
     }
 
     fn wait_for_room(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, since: Instant) -> Result<()> {
+        if code == RDKafkaErrorCode::State {
+            // The transaction has failed already: the delivery that failed first says why.
+            self.drain(FAILURE_TIMEOUT)?;
+        }
         if code != RDKafkaErrorCode::QueueFull || since.elapsed() > DELIVERY_TIMEOUT {
             let fault = Fault::environment(format!("{topic}/{partition} takes no messages: {code}"));
             return Err(judged(fault, Some(code)));

@@ -52,14 +52,16 @@ impl Trouble {
     /// The fault of a broker that doesn't answer.
     pub fn fault(&self, brokers: &str, otherwise: &str) -> Fault {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            None => Fault::environment(format!("no broker answers at {brokers}: {otherwise}"))
-                .hint("is it up, is source.brokers right? A listener that wants TLS or a log-in closes connections without a word: set \"security.protocol\" in [source.kafka] (SSL, SASL_SSL, SASL_PLAINTEXT)"),
+            None => Fault::environment(format!("no broker answers at {brokers}: {otherwise}")).hint(CLOSED),
             Some((code, reason)) => {
                 Fault::environment(format!("no broker answers at {brokers}: {reason}")).hint(advice(*code, reason))
             }
         }
     }
 }
+
+/// What to do about a connection that comes about and ends without a reason.
+const CLOSED: &str = "is it up, is source.brokers right? A listener that wants TLS or a log-in closes connections without a word: set \"security.protocol\" in [source.kafka] (SSL, SASL_SSL, SASL_PLAINTEXT)";
 
 /// What to do about a connection that fails.
 fn advice(code: RDKafkaErrorCode, reason: &str) -> &'static str {
@@ -76,6 +78,8 @@ fn advice(code: RDKafkaErrorCode, reason: &str) -> &'static str {
         "the broker refuses the log-in: check \"sasl.username\", \"sasl.password\" and \"sasl.mechanism\" in [source.kafka], and that the listener asks for SASL"
     } else if code == RDKafkaErrorCode::SSL {
         "check the \"ssl.…\" properties in [source.kafka]"
+    } else if code == RDKafkaErrorCode::BrokerTransportFailure && !says(&["Connect to"]) {
+        CLOSED
     } else {
         "is it up, is source.brokers right, does a firewall stand between?"
     }

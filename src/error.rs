@@ -41,12 +41,14 @@ pub struct Fault {
     pub message: String,
     /// What to do. Empty where the message says it all.
     pub hint: String,
+    /// True where waiting alone won't mend it: somebody must grant, make or raise something.
+    pub lasting: bool,
 }
 
 impl Fault {
     /// A fault of any class.
     pub fn new(class: Class, message: impl Into<String>) -> Fault {
-        Fault { class, message: message.into(), hint: String::new() }
+        Fault { class, message: message.into(), hint: String::new(), lasting: false }
     }
     /// Wrong use, or a refused candidate (exit 2).
     pub fn misuse(message: impl Into<String>) -> Fault {
@@ -71,6 +73,11 @@ impl Fault {
     /// The same fault with advice.
     pub fn hint(mut self, hint: impl Into<String>) -> Fault {
         self.hint = hint.into();
+        self
+    }
+    /// The same fault, as one that lasts until somebody acts.
+    pub fn lasting(mut self) -> Fault {
+        self.lasting = true;
         self
     }
     /// The same fault, its message prefixed with where it happened.

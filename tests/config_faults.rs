@@ -332,6 +332,31 @@ fn the_resolved_config_reads_back_to_the_same_config_anywhere() {
 }
 
 #[test]
+fn secrets_are_never_printed_and_a_password_is_taken_as_it_is_written() {
+    let secrets = [
+        "sasl.password",
+        "ssl.key.password",
+        "ssl.key.pem",
+        "ssl.keystore.password",
+        "sasl.jaas.config",
+        "sasl.oauthbearer.client.secret",
+    ];
+    let mut sets: Vec<String> = secrets.iter().map(|key| format!("source.kafka.{key}=hush-{key}")).collect();
+    sets.push("source.kafka.sasl.username=shown".into());
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let config = parse_with(KAFKA, &sets, &[]).expect("good");
+    let text = config.to_toml();
+    assert!(!text.contains("hush-") && text.contains("shown"), "{text}");
+    assert_eq!(text.matches(millstream::config::MASK).count(), secrets.len(), "{text}");
+    for password in ["1e5", "0x10", "1_000", "true", "'"] {
+        let set = format!("source.kafka.sasl.password={password}");
+        let config = parse_with(KAFKA, &[&set], &[]).expect("good");
+        let SourceKind::Kafka { properties, .. } = &config.source.kind else { panic!("kafka") };
+        assert_eq!(properties["sasl.password"], password);
+    }
+}
+
+#[test]
 fn a_reload_takes_what_it_can_and_names_what_needs_a_restart() {
     let old = good(KAFKA);
     assert_eq!(reloadable_changes(&old, &old), Ok(Vec::new()));

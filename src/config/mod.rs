@@ -12,7 +12,7 @@ mod resolved;
 
 pub use environment::Environment;
 pub use reference::reference;
-pub use resolved::reloadable_changes;
+pub use resolved::{MASK, is_secret, reloadable_changes};
 
 use crate::error::Fault;
 use std::collections::BTreeMap;

@@ -176,8 +176,8 @@ impl Raw {
                 (!rest.is_empty()).then_some((section, rest))
             });
         if let Some((section, property)) = properties {
-            let value = scalar(text).unwrap_or_else(|| Value::String(text.into()));
-            let value = if value.is_array() || value.is_table() { Value::String(text.into()) } else { value };
+            // As it was given, but for quotes: a password may look like a number, and is none.
+            let value = scalar(text).filter(Value::is_str).unwrap_or_else(|| Value::String(text.into()));
             self.put_property(section, property.into(), &value, &place);
             return;
         }

@@ -63,6 +63,10 @@ struct Life {
     began: Instant,
     /// It has run.
     ran: bool,
+    /// Since when brokers have failed it, without a commit in between.
+    troubled: Option<Instant>,
+    /// Events committed when it last failed.
+    reached: u64,
     /// The membership in the group: held while the lane is elsewhere or opened again, so that nothing moves.
     group: Option<Arc<dyn Membership>>,
 }
@@ -70,6 +74,19 @@ struct Life {
 impl Life {
     fn is_elsewhere(&self, lane: u32) -> bool {
         self.group.as_ref().is_some_and(|group| group.holdings().is_elsewhere(lane))
+    }
+
+    /// A Kafka lane has failed after it lived since `began`. True where it has got on meanwhile; an error where it
+    /// failed for longer than is tried.
+    fn fails(&mut self, fault: Fault, began: Instant, committed: u64, tries: Duration) -> Result<bool> {
+        let moved = std::mem::replace(&mut self.reached, committed) < committed;
+        let got_on = moved || began.elapsed() > tries * 10;
+        if got_on {
+            self.troubled = None;
+        }
+        let first = if self.ran { Instant::now() } else { self.began };
+        let since = *self.troubled.get_or_insert(first);
+        if (!self.ran || fault.lasting) && since.elapsed() > tries { Err(fault) } else { Ok(got_on) }
     }
 }
 
@@ -89,7 +106,8 @@ impl Drop for StopsAll {
 }
 
 impl Seat {
-    /// Runs the lane to its end. A Kafka lane whose brokers fail is recovered and goes on.
+    /// Runs the lane to its end. A Kafka lane whose brokers fail is recovered and goes on; what they refuse, and
+    /// go on refusing for as long as a start may take, ends it.
     ///
     /// # Errors
     /// Whatever stopped the lane.
@@ -97,20 +115,23 @@ impl Seat {
         let _guard = StopsAll(self.stop.clone());
         let kafka = matches!(self.config.source.kind, SourceKind::Kafka { .. })
             || matches!(self.config.sink.kind, SinkKind::Kafka { .. });
-        let mut life = Life { began: Instant::now(), ran: false, group: None };
+        let mut life = Life { began: Instant::now(), ran: false, troubled: None, reached: 0, group: None };
         let mut wait = RETRY_WAIT_MIN;
         let tries = Duration::from_millis(self.config.limits.start_timeout_ms);
         let outcome = loop {
+            let began = Instant::now();
             let outcome = self.live(socket.take(), &mut life);
             match outcome {
-                Err(fault) if fault.class == Class::Environment && life.is_elsewhere(self.lane) => {
+                Err(fault) if fault.class == Class::Environment && !fault.lasting && life.is_elsewhere(self.lane) => {
                     tracing::info!(lane = self.lane, "handed over to another daemon of the group");
-                    wait = RETRY_WAIT_MIN;
+                    (life.troubled, wait) = (None, RETRY_WAIT_MIN);
                 }
                 Err(fault) if kafka && fault.class == Class::Environment && !self.stop.load(Relaxed) => {
                     self.publisher.fault(&fault);
-                    if !life.ran && life.began.elapsed() > tries {
-                        break Err(fault);
+                    match life.fails(fault, began, self.publisher.committed_seq(), tries) {
+                        Ok(true) => wait = RETRY_WAIT_MIN,
+                        Ok(false) => {}
+                        Err(fault) => break Err(fault),
                     }
                     self.publisher.state(LaneState::Recovering);
                     if self.stops_within(wait) {
@@ -176,7 +197,7 @@ impl Seat {
         life.group = held;
         if was_elsewhere {
             // However long its brokers or its store are away now, the other lanes go on.
-            (life.began, life.ran) = (Instant::now(), true);
+            (life.began, life.ran, life.troubled) = (Instant::now(), true, None);
             self.metrics.set_elsewhere(false);
             self.publisher.state(LaneState::Recovering);
         }

@@ -215,6 +215,7 @@ impl Journal for KafkaJournal {
         match self.producer.commit(&offsets, &standing) {
             Ok(()) => {}
             Err(Broken::Fenced) => return Err(taken(self.records.options.lane)),
+            Err(Broken::Refused(fault)) => return Err(fault),
             Err(Broken::Aborted(reason)) => {
                 self.claim.check()?;
                 return Err(aborted(&reason));

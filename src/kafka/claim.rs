@@ -32,6 +32,8 @@ struct Assigned {
     lost: HashMap<u32, u64>,
     /// Why this member can't go on, where it can't.
     dead: Option<String>,
+    /// What a broker that doesn't allow this client its group makes of it.
+    refused: Option<Fault>,
     /// Partitions of the input topics, as last seen.
     partitions: HashMap<String, i32>,
     /// Counts every change.
@@ -79,6 +81,7 @@ impl Holdings {
     pub fn assigned(&self, lanes: &[u32]) {
         self.change(|assigned| {
             assigned.settled = true;
+            assigned.refused = None;
             assigned.lanes.extend(lanes);
             // What was ours and isn't handed back is somebody else's now.
             for lane in std::mem::take(&mut assigned.adrift) {
@@ -94,7 +97,12 @@ impl Holdings {
         self.change(|assigned| assigned.dead = Some(reason.to_string()));
     }
 
-    /// So many partitions an input topic has now.
+    /// The broker doesn't allow this member its group, until it hands out lanes again.
+    pub fn refused(&self, fault: &Fault) {
+        self.change(|assigned| assigned.refused = Some(fault.clone()));
+    }
+
+    /// So many partitions an input topic has now; 0 where it is gone.
     pub fn saw_partitions(&self, topic: &str, partitions: i32) {
         self.change(|assigned| {
             assigned.partitions.insert(topic.to_string(), partitions);
@@ -109,7 +117,7 @@ impl Holdings {
     /// True where the group has given the lane to somebody else, or to nobody yet.
     pub fn is_elsewhere(&self, lane: u32) -> bool {
         let assigned = self.lock();
-        assigned.dead.is_none() && assigned.settled && !assigned.lanes.contains(&lane)
+        assigned.dead.is_none() && assigned.refused.is_none() && assigned.settled && !assigned.lanes.contains(&lane)
     }
 
     /// True where this member can't go on.
@@ -117,7 +125,7 @@ impl Holdings {
         self.lock().dead.is_some()
     }
 
-    /// Partitions of an input topic, as last seen.
+    /// Partitions of an input topic, as last seen; 0 where it is gone.
     pub fn partitions_seen(&self, topic: &str) -> Option<i32> {
         self.lock().partitions.get(topic).copied()
     }
@@ -156,7 +164,8 @@ impl Claim {
     /// `standby` says. `None` where that gave up.
     ///
     /// # Errors
-    /// Environment, where the group doesn't say within `wait` whose the lane is, or this daemon was shut out of it.
+    /// Environment, where the group doesn't say within `wait` whose the lane is, this daemon was shut out of it, or is
+    /// not allowed in.
     pub fn wait(
         client: &dyn Client,
         group: Arc<dyn Membership>,
@@ -181,7 +190,9 @@ impl Claim {
             });
             match counts {
                 Ok(counts) => (claim.taken, claim.lost) = counts,
-                Err(fault) if claim.group.holdings().is_shut_out() || now - patience > wait => return Err(fault),
+                Err(fault) if fault.lasting || claim.group.holdings().is_shut_out() || now - patience > wait => {
+                    return Err(fault);
+                }
                 Err(_) => continue,
             }
             return Ok(Some(Arc::new(claim)));
@@ -196,6 +207,9 @@ impl Claim {
                 let assigned = self.group.holdings().lock();
                 if let Some(reason) = &assigned.dead {
                     return Err(shut_out(self.lane, reason));
+                }
+                if let Some(fault) = &assigned.refused {
+                    return Err(fault.clone());
                 }
                 if let Some(found) = until(self, &assigned)? {
                     return Ok(found);

@@ -6,11 +6,12 @@
 //!
 //! The client over the C library:
 //! group.rs     the group consumer (one a process and group)
-//! consumer.rs  a thin consumer that hands out messages in batches (unsafe code lives here and in producer.rs)
+//! consumer.rs  a thin consumer that hands out messages in batches (unsafe code lives here, in producer.rs and in trouble.rs)
 //! reader.rs    the reader over it
 //! producer.rs  the producer, its transactions, and their error classes
 //! at_large.rs  ends of transactions that may still be on their way
 //! topics.rs    partitions, watermarks, and making of topics
+//! trouble.rs   why brokers don't answer, what they refuse, and what to do
 //! headers.rs   a message's headers as bytes
 //! close.rs     closing of clients, within a bound
 //! ```
@@ -29,6 +30,7 @@ pub mod headers;
 pub mod producer;
 mod reader;
 pub mod topics;
+pub(crate) mod trouble;
 
 use crate::error::{Fault, Result};
 use crate::faults;
@@ -230,6 +232,7 @@ pub fn open_when_assigned(
         ))
         .hint("add partitions to it, or name a topic that doesn't exist yet, to be made like the input"));
     }
+    group.check_permissions(options)?;
     let Some(claim) = Claim::wait(client.as_ref(), group, options, ASSIGNMENT_TIMEOUT, standby)? else {
         return Ok(None);
     };
@@ -252,10 +255,7 @@ pub fn open_when_assigned(
 
 /// The shapes of the input topics.
 fn input_shapes(group: &dyn Membership, topics: &[String]) -> Result<Vec<TopicShape>> {
-    let missing = |topic: &str| {
-        Fault::environment(format!("the topic \"{topic}\" doesn't exist")).hint("make it, or correct source.topics")
-    };
-    topics.iter().map(|topic| group.shape(topic)?.ok_or_else(|| missing(topic))).collect()
+    topics.iter().map(|topic| group.shape(topic)?.ok_or_else(|| client::missing(topic))).collect()
 }
 
 /// Splits an input's name into topic and partition.

@@ -6,6 +6,7 @@
 use super::at_large::{self, Ends};
 use super::client::{Broken, Messages, NextOffset, Producer, Standing, aborted, taken};
 use super::topics::{config, offset_list};
+use super::trouble::{Resource, refusal};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
 use crate::faults;
@@ -31,13 +32,16 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the log may take to tell of an end that was answered.
 const HEARING_MAX: Duration = Duration::from_millis(100);
 
+/// How long the report of a delivery that broke a transaction may take.
+const FAILURE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long the broker may take no messages; longer than the library tries to deliver one.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(330);
 
 /// Keeps the first delivery that failed, and listens for ends of transactions that were not answered.
 #[derive(Default)]
 struct Deliveries {
-    failed: Mutex<Option<String>>,
+    failed: Mutex<Option<(String, Option<RDKafkaErrorCode>)>>,
     ends: Ends,
 }
 
@@ -59,7 +63,8 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, message)) = result {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert_with(|| format!("{}/{}: {error}", message.topic(), message.partition()));
+            let place = || format!("{}/{}: {error}", message.topic(), message.partition());
+            failed.get_or_insert_with(|| (place(), error.rdkafka_error_code()));
         }
     }
 }
@@ -140,8 +145,10 @@ impl LaneProducer {
     /// What a failed delivery comes to: nothing of it may go out with a later message.
     fn break_off(&self, state: &mut State, fault: Fault) -> Fault {
         if self.options.exactly_once {
-            return match self.abort_locked(state, fault.message) {
+            return match self.abort_locked(state, fault.message.clone()) {
                 Broken::Fenced => taken(self.options.lane),
+                _ if fault.lasting => fault,
+                Broken::Refused(fault) => fault,
                 Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
             };
         }
@@ -237,17 +244,20 @@ impl Producer for LaneProducer {
         };
         let patience = transaction_timeout(&self.options);
         faults::step("kafka.flush");
-        let before = client.drain(patience).map_err(|fault| fault.message).and_then(|()| {
+        let before = client.drain(patience).and_then(|()| {
             if offsets.is_empty() {
                 return Ok(());
             }
             faults::step("kafka.offsets");
-            let list = offset_list(offsets).map_err(|fault| fault.message)?;
+            let list = offset_list(offsets)?;
             retried(patience, || client.producer.send_offsets_to_transaction(&list, group, CALL_TIMEOUT))
-                .map_err(|error| note(client, &error, &mut state.fenced))
+                .map_err(|error| Fault::environment(note(client, &error, &mut state.fenced)))
         });
-        if let Err(reason) = before {
-            return Err(self.abort_locked(state, reason));
+        if let Err(fault) = before {
+            return Err(match self.abort_locked(state, fault.message.clone()) {
+                Broken::Aborted(_) if fault.lasting => Broken::Refused(fault),
+                broken => broken,
+            });
         }
         let client = state.client.as_mut().expect("checked above");
         faults::step("kafka.commit");
@@ -372,14 +382,13 @@ impl Client {
     }
 
     fn wait_for_room(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, since: Instant) -> Result<()> {
+        if code == RDKafkaErrorCode::State {
+            // The transaction has failed already: the delivery that failed first says why.
+            self.drain(FAILURE_TIMEOUT)?;
+        }
         if code != RDKafkaErrorCode::QueueFull || since.elapsed() > DELIVERY_TIMEOUT {
             let fault = Fault::environment(format!("{topic}/{partition} takes no messages: {code}"));
-            return Err(match code {
-                RDKafkaErrorCode::MessageSizeTooLarge => {
-                    fault.hint("raise \"message.max.bytes\" in [source.kafka], and max.message.bytes of the topic")
-                }
-                _ => fault,
-            });
+            return Err(judged(fault, Some(code)));
         }
         self.producer.poll(Duration::from_millis(5));
         self.failed()
@@ -449,7 +458,9 @@ impl Client {
     fn failed(&self) -> Result<()> {
         match &*self.producer.context().failed.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
-            Some(failed) => Err(Fault::environment(format!("a message was not taken by the broker: {failed}"))),
+            Some((failed, code)) => {
+                Err(judged(Fault::environment(format!("a message was not taken by the broker: {failed}")), *code))
+            }
         }
     }
 
@@ -492,11 +503,27 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
         config.create_with_context(Deliveries::default()).map_err(|error| refused(&error))?;
     if options.exactly_once {
         faults::step("kafka.init");
-        retried(patience, || producer.init_transactions(BROKER_TIMEOUT.min(patience)))
-            .map_err(|e| Fault::environment(format!("the lane's transactions could not be opened: {e}")))?;
+        retried(patience, || producer.init_transactions(BROKER_TIMEOUT.min(patience))).map_err(|e| {
+            match e.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) => {
+                    refusal(options, Resource::TransactionalId, &id, "Write")
+                }
+                _ => Fault::environment(format!("the lane's transactions could not be opened: {e}")),
+            }
+        })?;
         faults::step("kafka.initialised");
     }
     Ok(Client { producer, topics: Vec::new() })
+}
+
+/// What to do about a message that is refused for its length.
+fn judged(fault: Fault, code: Option<RDKafkaErrorCode>) -> Fault {
+    match code {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => fault
+            .hint("raise max.message.bytes of the topic, and \"message.max.bytes\" in [source.kafka] with it; for the journal, a lower engine.commit_events_max helps too")
+            .lasting(),
+        _ => fault,
+    }
 }
 
 /// After this time the broker aborts what was not committed: no use to try for longer.

@@ -154,10 +154,22 @@ impl Broker {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "a running broker");
     }
 
-    fn config(&self) -> ClientConfig {
+    pub fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.address()).set("reconnect.backoff.max.ms", "200").set("log_level", "0");
         config
+    }
+
+    /// Removes a topic, and waits until it is gone.
+    pub fn delete_topic(&self, name: &str) {
+        let answer = block_on(self.admin().delete_topics(&[name], &AdminOptions::new())).expect("delete_topics");
+        answer.into_iter().for_each(|gone| assert!(gone.is_ok(), "{name}: {gone:?}"));
+        let probe: BaseConsumer = self.config().set("allow.auto.create.topics", "false").create().expect("probe");
+        let deadline = Instant::now() + PATIENCE;
+        while probe.fetch_metadata(Some(name), PATIENCE).map_or(1, |m| m.topics()[0].partitions().len()) > 0 {
+            assert!(Instant::now() < deadline, "{name} was removed and is still there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Makes a topic.
@@ -196,7 +208,7 @@ impl Broker {
         }
     }
 
-    fn admin(&self) -> AdminClient<DefaultClientContext> {
+    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
         self.config().create().expect("admin client")
     }
 
@@ -372,7 +384,7 @@ pub fn target_dir() -> PathBuf {
 }
 
 /// Two free ports. Another process may take one before the broker does; then the broker's start says so.
-fn free_ports() -> (u16, u16) {
+pub fn free_ports() -> (u16, u16) {
     let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
     let (first, second) = (bind(), bind());
     (first.local_addr().expect("port").port(), second.local_addr().expect("port").port())

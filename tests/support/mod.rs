@@ -9,6 +9,7 @@ pub mod events;
 pub mod library;
 pub mod proxy;
 pub mod s3;
+pub mod secure_broker;
 pub mod stage;
 pub mod stream;
 pub mod torture;

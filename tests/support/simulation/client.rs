@@ -110,6 +110,10 @@ impl Membership for SimMember {
         Ok(world(|w| w.broker.topics.get(topic).map(|t| shape(t.len()))))
     }
 
+    fn check_permissions(&self, _: &KafkaOptions) -> Result<()> {
+        Ok(())
+    }
+
     fn make_topic(&self, new: &NewTopic<'_>) -> Result<()> {
         call(self.me, "make topic")?;
         world(|w| {
@@ -338,6 +342,7 @@ impl SimProducer {
         }
         match self.abort_open(state, fault.message) {
             Broken::Fenced => taken(self.lane),
+            Broken::Refused(fault) => fault,
             Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
         }
     }

@@ -120,6 +120,7 @@ fn half_a_date_is_a_fault_like_others() {
     for value in ["0-1", "[0-1]", "[[1, 0-1]]", "2024-", "12:", "1979-05-27"] {
         let found = faults(&format!("{FILE}[delivery]\ncommit_interval_ms = {value}\n"), &[], &[]);
         assert!(found.iter().all(|fault| fault.starts_with("m.toml:6:")), "{value}: {found:#?}");
+        assert!(found.iter().any(|fault| fault.contains("it must be a whole number")), "{value}: {found:#?}");
     }
 }
 

@@ -300,7 +300,10 @@ fn check(key: &Key, value: &Value) -> Result<(), String> {
 fn text_of(value: &Value) -> String {
     match value {
         Value::Table(_) => "a section".into(),
-        Value::Datetime(time) => time.to_string(),
+        Value::Datetime(time) => match time.to_string() {
+            nothing if nothing.is_empty() => "half a date".into(),
+            text => text,
+        },
         Value::Array(items) => format!("[{}]", items.iter().map(text_of).collect::<Vec<_>>().join(", ")),
         value => value.to_string(),
     }

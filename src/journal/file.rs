@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     fn record(number: u64) -> JournalRecord {
-        JournalRecord { number, lineage: "l".into(), seq: number * 10, ..JournalRecord::default() }
+        JournalRecord { number, lineage: "l".into(), seq: number.wrapping_mul(10), ..JournalRecord::default() }
     }
 
     fn numbers(records: &[JournalRecord]) -> Vec<u64> {

@@ -84,7 +84,7 @@ pub fn state(bytes: &[u8]) {
     for _ in 0..1 + input.below(4) {
         change(&mut state, &mut input);
     }
-    if input.byte() % 4 != 0 {
+    if !input.byte().is_multiple_of(4) {
         manifest.golden.clear();
     }
     let size: usize = state.tensors.values().map(|t| t.data.len() * 8).sum();

@@ -27,6 +27,9 @@ const TRANSACTION_TIMEOUT_MS: u64 = 60_000;
 /// How long one call of the transaction protocol may take before it is tried again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Events of the library that are taken in at once, at most.
+const EVENTS_MAX: usize = 10_000;
+
 /// How long the broker may take no messages; longer than the library tries to deliver one.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(330);
 
@@ -252,6 +255,7 @@ impl LaneProducer {
             Ok(()) => {
                 faults::step("kafka.committed");
                 state.open = false;
+                client.serve();
                 if !client.producer.context().ends.committed_for_good() {
                     self.give_up(state, &"an end of a transaction was not answered");
                 }
@@ -436,8 +440,19 @@ impl Client {
             self.producer.poll(Duration::ZERO);
             self.producer.abort_transaction(CALL_TIMEOUT)
         });
+        self.serve();
         self.forget_failed();
         done
+    }
+
+    /// Takes in what the library has said: its log comes through its queue, an event a call.
+    fn serve(&self) {
+        for _ in 0..EVENTS_MAX {
+            if self.producer.in_flight_count() == 0 {
+                return;
+            }
+            self.producer.poll(Duration::ZERO);
+        }
     }
 
     /// Waits until nothing is under way.

@@ -188,6 +188,8 @@ fn a_swap_by_path_is_read_by_the_daemon() {
     for path in ["relative.safetensors", "/dev/zero", "/tmp"] {
         assert_eq!(post(&f.socket, "/v1/swap", json!({"artifact": path}).to_string().as_bytes()).0, 422, "{path}");
     }
+    // A file that says it is empty, and is not.
+    assert_eq!(post(&f.socket, "/v1/swap", b"{\"artifact\":\"/proc/self/smaps\"}").0, 413);
     assert_eq!(post(&f.socket, "/v1/swap", b"").0, 400);
     assert_eq!(post(&f.socket, "/v1/swap", b"{\"artefact\":\"/tmp/x\"}").0, 400);
 }

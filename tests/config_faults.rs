@@ -114,6 +114,15 @@ fn a_file_that_is_not_toml_names_the_line_and_does_not_call_the_rest_missing() {
     assert!(found[0].starts_with("m.toml:2:1: duplicate key"), "{found:#?}");
 }
 
+/// Found by the fuzzer `config`: half a date ended the program.
+#[test]
+fn half_a_date_is_a_fault_like_others() {
+    for value in ["0-1", "[0-1]", "[[1, 0-1]]", "2024-", "12:", "1979-05-27"] {
+        let found = faults(&format!("{FILE}[delivery]\ncommit_interval_ms = {value}\n"), &[], &[]);
+        assert!(found.iter().all(|fault| fault.starts_with("m.toml:6:")), "{value}: {found:#?}");
+    }
+}
+
 #[test]
 fn what_is_missing_is_named_with_the_kind_that_needs_it() {
     let found = faults("pipeline = \"p\"\n[source]\nkind = \"kafka\"\n[sink]\nkind = \"file\"\n", &[], &[]);
@@ -424,5 +433,36 @@ proptest::proptest! {
         if let Err(faults) = parse(&contract) {
             assert!(!faults.is_empty());
         }
+    }
+}
+
+#[test]
+fn an_output_that_would_be_read_again_is_refused() {
+    let source = |paths: &str| format!("pipeline = \"p.toml\"\nsource.kind = \"file\"\nsource.paths = [{paths}]\n");
+    let sink = "sink.kind = \"file\"\nsink.path = \"/d/out.ndjson\"\n";
+    for (paths, more) in [
+        ("\"/d/out.ndjson\"", ""),
+        ("\"/d/a.csv\", \"/d/*.ndjson\"", ""),
+        ("\"/d/*\"", ""),
+        ("\"/**/o*\"", ""),
+        ("\"/d/out.ndjson.?\"", ""),
+        ("\"/d/out.lane-1.ndjson\"", "lanes = 2\n"),
+    ] {
+        let found = faults(&format!("{more}{}{sink}", source(paths)), &[], &[]);
+        assert!(
+            found.len() == 1 && found[0].contains("sink.path") && found[0].contains("an input as well"),
+            "{found:?}"
+        );
+    }
+    let found = faults(&format!("{}{sink}sink.dead_letters = \"x/dead\"\n", source("\"x/*\"")), &[], &[]);
+    assert!(found.len() == 1 && found[0].contains("sink.dead_letters") && found[0].contains("\"x/*\""), "{found:?}");
+    for (paths, more) in [
+        ("\"/d/*.json\"", ""),
+        ("\"/d/e/*\"", ""),
+        ("\"/*\"", ""),
+        ("\"/d/out.lane-1.ndjson\"", ""),
+        ("\"/d/out.lane-2.ndjson\"", "lanes = 2\n"),
+    ] {
+        good(&format!("{more}{}{sink}", source(paths)));
     }
 }

@@ -141,6 +141,34 @@ fn smoke(target: &str) {
     println!("{name}: {} inputs, {count} mutations", corpus.len());
 }
 
+/// A state of half a megabyte that says it knows 65,536 classes: their weights, tens of gigabytes, are looked for
+/// before memory is taken for them.
+#[test]
+fn counts_without_their_weights_take_no_memory() {
+    use millstream::pipeline::{Manifest, Pipeline};
+    use millstream::state::{Data, State};
+    let spec = |more: &str| {
+        let fields: String = (0..60).map(|i| format!("f{i}='float'\n")).collect();
+        format!(
+            "name='c'\n[schema]\nlabel='y'\nclasses_max=65536\n[schema.fields]\n{fields}c='category'\ny='category'\n{more}"
+        )
+    };
+    let hashed = spec("[[steps]]\nkind='hash'\nbits=18\n[model]\nkind='softmax-regression'");
+    let bayes = spec("[[steps]]\nkind='one-hot'\ncategories_max=60000\n[model]\nkind='gaussian-naive-bayes'");
+    for (spec, count) in [
+        (hashed, ("model.iterations", Data::U64(vec![1; 65_536]))),
+        (bayes, ("model.counts", Data::F64(vec![1.0; 65_536]))),
+    ] {
+        let mut pipeline = Pipeline::from_spec_text(&spec).expect("a spec");
+        let (manifest, mut state): (Manifest, State) =
+            pipeline.snapshot("artifact", Default::default(), Default::default());
+        state.put(count.0, &[65_536], count.1);
+        let fault = fuzzed::memory::within(100_000_000, "loading", || Pipeline::restore(&manifest, &state).err());
+        let fault = fault.expect("the weights are not there");
+        assert!(fault.message.contains("elements"), "{fault}");
+    }
+}
+
 macro_rules! targets {
     ($($name:ident)*) => {
         $(#[test] fn $name() { smoke(stringify!($name)); })*

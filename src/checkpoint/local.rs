@@ -3,11 +3,10 @@
 //! abandoned. A directory that is made is synced in its parent.
 
 use super::Store;
-use crate::disk::sync_dir;
+use crate::disk::{Disk, Machine, make_dirs};
 use crate::error::{Fault, Result};
 use crate::faults;
-use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -18,11 +17,18 @@ const TEMPORARY: &str = ".tmp-";
 const ABANDONED_AFTER: Duration = Duration::from_secs(3_600);
 
 /// A directory of files that are each whole.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LocalStore {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     /// How old another process's temporary file must be to be removed.
     abandoned_after: Duration,
+}
+
+impl std::fmt::Debug for LocalStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LocalStore").field(&self.dir).finish()
+    }
 }
 
 impl LocalStore {
@@ -32,7 +38,7 @@ impl LocalStore {
     /// # Errors
     /// Environment, where the directory can't be made or read.
     pub fn open(dir: &Path) -> Result<LocalStore> {
-        LocalStore::new(dir, Duration::ZERO)
+        LocalStore::on(Arc::new(Machine), dir)
     }
 
     /// As `open`, for a directory that other processes use as well: what they are about to write is left alone.
@@ -40,12 +46,22 @@ impl LocalStore {
     /// # Errors
     /// As for `open`.
     pub fn shared(dir: &Path) -> Result<LocalStore> {
-        LocalStore::new(dir, ABANDONED_AFTER)
+        LocalStore::new(Arc::new(Machine), dir, ABANDONED_AFTER)
     }
 
-    fn new(dir: &Path, abandoned_after: Duration) -> Result<LocalStore> {
-        make_dirs(dir)?;
-        let store = LocalStore { dir: dir.to_path_buf(), abandoned_after };
+    /// As `open`, on a disk of the caller's.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn on(disk: Arc<dyn Disk>, dir: &Path) -> Result<LocalStore> {
+        LocalStore::new(disk, dir, Duration::ZERO)
+    }
+
+    fn new(disk: Arc<dyn Disk>, dir: &Path, abandoned_after: Duration) -> Result<LocalStore> {
+        make_dirs(disk.as_ref(), dir).map_err(|fault| {
+            fault.hint("state_dir and checkpoint.store must be directories that the daemon may write to")
+        })?;
+        let store = LocalStore { disk, dir: dir.to_path_buf(), abandoned_after };
         let ours = format!("{TEMPORARY}{}-", process_name());
         for name in store.entries()? {
             if name.starts_with(TEMPORARY) && !name.starts_with(&ours) && store.is_abandoned(&name) {
@@ -56,9 +72,7 @@ impl LocalStore {
     }
 
     fn is_abandoned(&self, name: &str) -> bool {
-        let written = std::fs::metadata(self.path(name)).and_then(|m| m.modified()).ok();
-        let age = written.and_then(|at| SystemTime::now().duration_since(at).ok());
-        self.abandoned_after.is_zero() || age.is_some_and(|age| age > self.abandoned_after)
+        self.abandoned_after.is_zero() || self.disk.age(&self.path(name)).is_ok_and(|age| age > self.abandoned_after)
     }
 
     /// Where a file of that name is.
@@ -67,15 +81,7 @@ impl LocalStore {
     }
 
     fn entries(&self) -> Result<Vec<String>> {
-        let entries = std::fs::read_dir(&self.dir).map_err(|e| Fault::io(self.dir.display(), &e))?;
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|e| Fault::io(self.dir.display(), &e))?;
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                names.extend(entry.file_name().into_string());
-            }
-        }
-        Ok(names)
+        self.disk.files(&self.dir).map_err(|e| Fault::io(self.dir.display(), &e))
     }
 
     /// Writes a temporary file and gives it its name by `publish`.
@@ -90,12 +96,12 @@ impl LocalStore {
         let number = NUMBER.fetch_add(1, Relaxed);
         let temporary = self.dir.join(format!("{TEMPORARY}{}-{number}-{name}", process_name()));
         let target = self.dir.join(name);
-        let written = File::create(&temporary)
+        let written = (self.disk.create(&temporary))
             .and_then(|mut file| {
                 faults::step("store.write");
                 file.write_all(bytes)?;
                 faults::step("store.fsync");
-                if faults::planted("checkpoint-not-fsynced") { Ok(()) } else { file.sync_all() }
+                if faults::planted("checkpoint-not-fsynced") { Ok(()) } else { file.sync() }
             })
             .and_then(|()| {
                 faults::step("store.rename");
@@ -105,13 +111,13 @@ impl LocalStore {
             Ok(published) => published,
             Err(e) => {
                 // Best effort: opening the store removes what is left.
-                let _ = std::fs::remove_file(&temporary);
+                let _ = self.disk.remove(&temporary);
                 return Err(Fault::io(target.display(), &e)
                     .hint("free space on the disk of state_dir or checkpoint.store, or mend it"));
             }
         };
         faults::step("store.fsync-dir");
-        sync_dir(&self.dir)?;
+        self.disk.sync_dir(&self.dir).map_err(|e| Fault::io(format!("sync {}", self.dir.display()), &e))?;
         Ok(published)
     }
 }
@@ -122,23 +128,23 @@ impl Store for LocalStore {
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        self.write(name, bytes, |temporary, target| std::fs::rename(temporary, target).map(|()| true)).map(|_| ())
+        self.write(name, bytes, |temporary, target| self.disk.rename(temporary, target).map(|()| true)).map(|_| ())
     }
 
     fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
         self.write(name, bytes, |temporary, target| {
             // A link, unlike a rename, fails where the name is taken.
-            let linked = match std::fs::hard_link(temporary, target) {
+            let linked = match self.disk.link(temporary, target) {
                 Ok(()) => true,
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => false,
                 Err(e) => return Err(e),
             };
-            std::fs::remove_file(temporary).map(|()| linked)
+            self.disk.remove(temporary).map(|()| linked)
         })
     }
 
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        match std::fs::read(self.path(name)) {
+        match self.disk.read(&self.path(name)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Fault::io(self.path(name).display(), &e)),
@@ -152,41 +158,15 @@ impl Store for LocalStore {
     }
 
     fn remove(&self, name: &str) -> Result<()> {
-        match std::fs::remove_file(self.path(name)) {
+        match self.disk.remove(&self.path(name)) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(Fault::io(self.path(name).display(), &e)),
             _ => Ok(()),
         }
     }
 
     fn folder(&self, name: &str) -> Result<Arc<dyn Store>> {
-        Ok(Arc::new(LocalStore::new(&self.dir.join(name), self.abandoned_after)?))
+        Ok(Arc::new(LocalStore::new(self.disk.clone(), &self.dir.join(name), self.abandoned_after)?))
     }
-}
-
-/// Makes a directory and those above it that are missing, each synced in its parent.
-fn make_dirs(dir: &Path) -> Result<()> {
-    let failed = |e: std::io::Error| {
-        Fault::io(dir.display(), &e)
-            .hint("state_dir and checkpoint.store must be directories that the daemon may write to")
-    };
-    match std::fs::metadata(dir) {
-        Ok(found) if found.is_dir() => return Ok(()),
-        Ok(_) => return Err(failed(ErrorKind::NotADirectory.into())),
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
-        Err(_) => {}
-    }
-    let parent = match dir.parent() {
-        None => return Err(failed(ErrorKind::NotFound.into())),
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-    };
-    make_dirs(parent)?;
-    match std::fs::create_dir(dir) {
-        // Another daemon may have made it meanwhile.
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(failed(e)),
-        _ => {}
-    }
-    sync_dir(parent)
 }
 
 /// A name of this process: its number alone comes back, in a container with each start.

@@ -10,7 +10,7 @@ mod compare;
 
 use crate::cli::ReplayArgs;
 use crate::config::Config;
-use crate::engine::home::Home;
+use crate::engine::home::{Home, Places};
 use crate::engine::lane::{LaneCore, Watch};
 use crate::engine::recover::{Archive, replay_record};
 use crate::engine::wire;
@@ -38,11 +38,12 @@ pub fn replay(config: &Config, args: &ReplayArgs) -> Result<()> {
         return Err(Fault::misuse(format!("--from {from} --to {to}: no event is in between")));
     }
     let bytes = crate::engine::read_pipeline(config)?;
-    if !Home::is_begun(&config.state_dir) {
-        return Err(Fault::misuse(format!("{}: there is no past to replay", config.state_dir.display()))
-            .hint("check state_dir: a daemon begins its past there at its first start"));
+    let places = Places::of(config);
+    if !Home::is_begun(&places)? {
+        return Err(Fault::misuse(format!("{}: there is no past to replay", places.name()))
+            .hint("check state_dir and checkpoint.store: a daemon begins its past there at its first start"));
     }
-    let home = Home::open(&config.state_dir, config.lanes, &bytes, false)?;
+    let home = Home::open(&places, config.lanes, &bytes, false)?;
     let lanes: Vec<u32> = args.lane.map_or_else(|| (0..config.lanes).collect(), |lane| vec![lane]);
     let mut first = None;
     for lane in lanes {
@@ -64,7 +65,7 @@ struct Past {
 }
 
 fn replay_lane(config: &Config, home: &Home, lane: u32, args: &ReplayArgs) -> Result<(Value, Option<Fault>)> {
-    let store = home.checkpoints(config.checkpoint.store.as_deref(), lane)?;
+    let store = home.checkpoints(lane)?;
     let lineage = &home.lineage;
     let (store, artifacts) = (store.as_ref(), home.artifacts.as_ref());
     let archive = Archive { store, artifacts, base: &lineage.base, lineage: &lineage.lineage };

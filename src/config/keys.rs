@@ -259,7 +259,7 @@ pub const KEYS: &[Key] = &[
         "checkpoint.store",
         Kind::Text,
         Default::Computed("`state_dir`"),
-        "Another folder for the checkpoints, for instance a mounted one; a path, not a URL.",
+        "Another place for the checkpoints: a folder, for instance a mounted one, or `s3://bucket/prefix` (endpoint, region and credentials come from the variables `AWS_*`). With a Kafka source it also holds the lineage and the artifacts, under the name of the group, so that several daemons of one group share it.",
     ),
     key(
         "checkpoint.keep_journal",

@@ -1,7 +1,7 @@
 //! The far end of a lane: outboxes go to the sink, records to the journal, in the order in which they
 //! were made; on the worker's own thread, or on one of its own behind a ring.
 
-use super::checkpointer::{CheckpointJob, Job};
+use super::checkpointer::{CheckpointJob, Job, PreviousJob};
 use super::lane_status::LanePublisher;
 use crate::batch::{Outbox, now_ns};
 use crate::error::{Fault, Result};
@@ -22,6 +22,8 @@ const OUTBOXES_MAX: usize = 8;
 pub struct Commit {
     /// What the journal will say.
     pub record: JournalRecord,
+    /// The version before, where the record holds a swap.
+    pub previous: Option<Box<PreviousJob>>,
     /// A checkpoint that belongs to the record.
     pub checkpoint: Option<CheckpointJob>,
     /// Called when the record is durable.
@@ -142,6 +144,10 @@ impl FarEnd {
         self.publisher.committed(&commit.record);
         for encoded in std::mem::take(&mut self.waiting) {
             self.published(encoded);
+        }
+        if let Some(job) = commit.previous {
+            // As below. A swap that was not committed may be another's to make, at another event.
+            let _ = self.jobs.send(Job::Previous(job));
         }
         if let Some(job) = commit.checkpoint {
             faults::step("checkpoint.begin");

@@ -58,10 +58,10 @@ pub fn recover(
     make: &MakeCore<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Recovered> {
-    let mut numbers: Vec<Option<u64>> = archive.store.checkpoints()?.into_iter().map(Some).collect();
+    let mut listed = archive.store.checkpoints()?;
     let tail = match journal.tail()? {
         Some(tail) => tail,
-        None if numbers.is_empty() => {
+        None if listed.is_empty() => {
             let core = make(archive.load(archive.base)?, None)?;
             return Ok(Recovered { core, tail: None, replayed: 0, lost_learned: 0, from: None });
         }
@@ -80,20 +80,50 @@ pub fn recover(
         ))
         .hint("point state_dir at the state that belongs to the journal, or start over with --new-lineage"));
     }
+    loop {
+        let outcome = from_any(&listed, &tail, source, journal, archive, make, progress);
+        let Err(Fault { class: Class::Corruption, .. }) = &outcome else { return outcome };
+        // In a shared store a former owner may have written a newer one, and removed those, on its way out.
+        let now = archive.store.checkpoints()?;
+        if now == listed {
+            return outcome;
+        }
+        listed = now;
+    }
+}
+
+/// Recovers from the newest of these checkpoints that leads to the tail.
+fn from_any(
+    listed: &[u64],
+    tail: &JournalRecord,
+    source: &mut dyn Source,
+    journal: &mut dyn Journal,
+    archive: &Archive<'_>,
+    make: &MakeCore<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<Recovered> {
     // Where nothing is replayed the journal isn't synced: after a power cut, checkpoints may be ahead of it.
-    numbers.retain(|n| !source.replayable() || n.is_some_and(|n| n <= tail.number));
-    numbers.insert(0, None);
+    let usable = listed.iter().copied().filter(|n| !source.replayable() || *n <= tail.number);
+    let numbers: Vec<Option<u64>> = std::iter::once(None).chain(usable.map(Some)).collect();
+    // A damaged version before is made again from a checkpoint before its swap, where one is left; where none is,
+    // and where nothing can be replayed, only that rollback is lost: no digest depends on it.
+    let mut rollback = if source.replayable() { Rollback::Needed } else { Rollback::Optional };
     let mut last = None;
-    for number in numbers.into_iter().rev() {
-        let attempt = attempt(number, &tail, source, journal, archive, make, progress);
-        match attempt {
-            Ok(recovered) => return Ok(recovered),
-            Err(fault) if fault.class == Class::Corruption => {
-                let from = number.map_or("the first pipeline".to_string(), checkpoint_name);
-                tracing::warn!("recovery from {from} failed, trying an older one: {fault}");
-                last.get_or_insert(fault.at(from));
+    loop {
+        for number in numbers.iter().rev() {
+            match attempt(*number, tail, source, journal, archive, make, progress, &mut rollback) {
+                Ok(recovered) => return Ok(recovered),
+                Err(fault) if fault.class == Class::Corruption => {
+                    let from = number.map_or("the first pipeline".to_string(), checkpoint_name);
+                    tracing::warn!("recovery from {from} failed, trying an older one: {fault}");
+                    last.get_or_insert(fault.at(from));
+                }
+                Err(fault) => return Err(fault),
             }
-            Err(fault) => return Err(fault),
+        }
+        match rollback {
+            Rollback::Damaged => rollback = Rollback::Optional,
+            Rollback::Needed | Rollback::Optional => break,
         }
     }
     Err(last
@@ -101,6 +131,35 @@ pub fn recover(
         .hint("restore the state directory from a copy, or start over with --new-lineage"))
 }
 
+/// What becomes of a checkpoint whose version before is damaged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rollback {
+    /// An older checkpoint is tried.
+    Needed,
+    /// The same, and it has happened.
+    Damaged,
+    /// The lane goes on without that rollback.
+    Optional,
+}
+
+impl Rollback {
+    /// The version before, or what is to become of its fault.
+    fn judge(&mut self, previous: Result<Option<Pipeline>>) -> Result<Option<Pipeline>> {
+        match previous {
+            Err(fault) if matches!(fault.class, Class::Corruption | Class::Misuse) => {
+                if *self == Rollback::Optional {
+                    tracing::error!("the version before can't be brought back by a rollback any more: {fault}");
+                    return Ok(None);
+                }
+                *self = Rollback::Damaged;
+                Err(Fault { class: Class::Corruption, ..fault })
+            }
+            other => other,
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
 fn attempt(
     number: Option<u64>,
     tail: &JournalRecord,
@@ -109,13 +168,14 @@ fn attempt(
     archive: &Archive<'_>,
     make: &MakeCore<'_>,
     progress: &mut Progress<'_>,
+    rollback: &mut Rollback,
 ) -> Result<Recovered> {
     let mut ahead = None;
     let (mut core, from) = match number {
         Some(number) => {
             let (pipeline, record) = archive.checkpoint(number)?;
             let mut core = make(pipeline, Some(&record))?;
-            core.set_previous(archive.previous(record.swap)?);
+            core.set_previous(rollback.judge(archive.previous(record.swap))?);
             faults::step("recovery.checkpoint");
             ahead = Some(record).filter(|r| r.number > tail.number);
             (core, Some(number))
@@ -148,11 +208,11 @@ fn attempt(
     if core.swap() != tail.swap {
         if core.pipeline().hash() != tail.version {
             // A version that was rolled back to had learned something before it was swapped out.
-            let kept = archive.previous(core.swap())?.filter(|p| p.hash() == tail.version);
+            let kept = rollback.judge(archive.previous(core.swap()))?.filter(|p| p.hash() == tail.version);
             let pipeline = kept.map_or_else(|| archive.load(&tail.version), Ok)?;
             core = make(pipeline, Some(tail))?;
         }
-        core.set_previous(archive.previous(tail.swap)?);
+        core.set_previous(rollback.judge(archive.previous(tail.swap))?);
     }
     core.jump_to(tail)?;
     Ok(Recovered {
@@ -291,10 +351,10 @@ impl Archive<'_> {
     /// Corruption, where it is gone or damaged.
     pub fn load(&self, hash: &str) -> Result<Pipeline> {
         let bytes = self.artifacts.get(hash)?;
-        let bytes =
-            bytes.ok_or_else(|| Fault::corruption(format!("artifact {hash} is missing in the state directory")))?;
+        let bytes = bytes
+            .ok_or_else(|| Fault::corruption(format!("artifact {hash} is missing ({})", self.artifacts.place(hash))))?;
         if artifact::content_hash(&bytes) != hash {
-            return Err(Fault::corruption(format!("artifact {hash} in the state directory is damaged")));
+            return Err(Fault::corruption(format!("artifact {hash} is damaged ({})", self.artifacts.place(hash))));
         }
         Pipeline::from_bytes(&bytes)
     }
@@ -307,7 +367,8 @@ impl Archive<'_> {
         let Some(number) = number else { return make(self.load(self.base)?, None) };
         let (pipeline, record) = self.checkpoint(number)?;
         let mut core = make(pipeline, Some(&record))?;
-        core.set_previous(self.previous(record.swap)?);
+        // Without it, only a rollback behind the checkpoint can't be replayed.
+        core.set_previous(Rollback::Optional.judge(self.previous(record.swap))?);
         Ok(core)
     }
 

@@ -320,6 +320,14 @@ impl Message<'_> {
     pub fn offset(&self) -> i64 {
         self.message.offset
     }
+    /// Its value; empty for none.
+    pub fn value(&self) -> &[u8] {
+        part(self.message.payload, self.message.len).unwrap_or(&[])
+    }
+    /// Its key.
+    pub fn key(&self) -> Option<&[u8]> {
+        part(self.message.key, self.message.key_len)
+    }
     /// Its partition.
     pub fn partition(&self) -> i32 {
         self.message.partition
@@ -336,16 +344,15 @@ impl Message<'_> {
         // SAFETY: the topic lives as long as the message, its name is terminated (and ASCII, by Kafka's rules).
         unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(self.message.rkt)) }.to_str().unwrap_or("")
     }
-    /// Its value; empty where it has none.
-    pub fn value(&self) -> &[u8] {
-        part(self.message.payload, self.message.len).unwrap_or(&[])
-    }
-    /// Its key.
-    pub fn key(&self) -> Option<&[u8]> {
-        part(self.message.key, self.message.key_len)
+    /// Offers it to a filling; false where it isn't taken.
+    #[inline]
+    pub fn offer_to(&mut self, into: &mut super::client::Filling<'_>, input: u32) -> bool {
+        let (key, value) = (part(self.message.key, self.message.key_len), part(self.message.payload, self.message.len));
+        let offset = self.offset() as u64;
+        into.offer(input, offset, key, value.unwrap_or(&[]), |run| self.write_headers(run))
     }
     /// Writes its headers as [`super::headers`] has them; false where it has none.
-    pub fn write_headers(&mut self, run: &mut Vec<u8>) -> bool {
+    fn write_headers(&mut self, run: &mut Vec<u8>) -> bool {
         let mut list = std::ptr::null_mut();
         let ok = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
         // SAFETY: the list and what it shows live as long as the message; the out-pointers for the call.

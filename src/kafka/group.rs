@@ -1,54 +1,33 @@
 //! The group consumer: it subscribes to the journal topic, so that the group's protocol hands out lanes.
 //!
 //! One a process, brokers, group and node name, shared by the lanes; a thread of its own polls it, so that a
-//! lane that recovers for long stays a member. A lane holds a [`Claim`]: valid as long as its journal
-//! partition was never given to somebody else, not even if it came back.
+//! lane that recovers for long stays a member. What the group decides goes to the [`Holdings`].
 
-use super::topics::{TopicShape, config, ensure};
-use super::{ASSIGNMENT_TIMEOUT, BROKER_TIMEOUT, KafkaOptions};
+use super::claim::Holdings;
+use super::client::{Membership, NewTopic, NextOffset, Standing, TopicShape};
+use super::topics::{config, ensure_journal, offset_list};
+use super::{BROKER_TIMEOUT, KafkaOptions};
+use crate::clock::Clock;
 use crate::error::{Fault, Result};
 use rdkafka::client::Client;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata, Rebalance};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext, TopicPartitionList};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How often the topics are looked at for new partitions.
 const METADATA_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What the group has decided so far.
-#[derive(Debug, Default)]
-struct Assigned {
-    lanes: BTreeSet<u32>,
-    /// Lanes that were ours when the group was out of reach for too long. Nobody has said yet whose they are now.
-    adrift: BTreeSet<u32>,
-    /// How many times each lane was given to somebody else.
-    taken: HashMap<u32, u64>,
-    /// How many times each lane went adrift.
-    lost: HashMap<u32, u64>,
-    /// Why this member can't go on, where it can't.
-    dead: Option<String>,
-    /// Partitions of the input topics, as last seen.
-    partitions: HashMap<String, i32>,
-}
-
-/// State shared with the callbacks.
+/// State shared with the callbacks and the group's thread.
 #[derive(Debug, Default)]
 struct Shared {
-    assigned: Mutex<Assigned>,
-    changed: Condvar,
+    holdings: Holdings,
     stop: AtomicBool,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Assigned> {
-        self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 struct GroupContext(Arc<Shared>);
@@ -62,8 +41,7 @@ impl ClientContext for GroupContext {
         tracing::debug!(target: "millstream::kafka", "group: {error}: {reason}");
         let code = error.rdkafka_error_code();
         if matches!(code, Some(RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::Fatal)) {
-            self.0.lock().dead = Some(reason.to_string());
-            self.0.changed.notify_all();
+            self.0.holdings.shut_out(reason);
         }
     }
 }
@@ -71,18 +49,7 @@ impl ClientContext for GroupContext {
 impl ConsumerContext for GroupContext {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(list) = rebalance {
-            let lost = consumer.assignment_lost();
-            let mut assigned = self.0.lock();
-            for lane in lanes(list) {
-                assigned.lanes.remove(&lane);
-                if lost {
-                    assigned.adrift.insert(lane);
-                    *assigned.lost.entry(lane).or_default() += 1;
-                } else {
-                    *assigned.taken.entry(lane).or_default() += 1;
-                }
-            }
-            self.0.changed.notify_all();
+            self.0.holdings.revoked(&lanes(list), consumer.assignment_lost());
         }
     }
 
@@ -93,19 +60,11 @@ impl ConsumerContext for GroupContext {
                 if let Err(error) = consumer.pause(list) {
                     tracing::debug!(target: "millstream::kafka", "group: {error}");
                 }
-                let mut assigned = self.0.lock();
-                assigned.lanes.extend(lanes(list));
-                // What was ours and isn't handed back is somebody else's now.
-                for lane in std::mem::take(&mut assigned.adrift) {
-                    if !assigned.lanes.contains(&lane) {
-                        *assigned.taken.entry(lane).or_default() += 1;
-                    }
-                }
+                self.0.holdings.assigned(&lanes(list));
             }
             Rebalance::Revoke(_) => {}
             Rebalance::Error(error) => tracing::warn!(target: "millstream::kafka", "group: rebalance: {error}"),
         }
-        self.0.changed.notify_all();
     }
 }
 
@@ -129,8 +88,7 @@ pub struct KafkaGroup {
     consumer: Option<Arc<BaseConsumer<GroupContext>>>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
-    /// How long a broker may take to answer.
-    patience: Duration,
+    options: KafkaOptions,
 }
 
 /// Brokers, group and node name.
@@ -153,11 +111,13 @@ impl KafkaGroup {
         let key = (options.brokers.clone(), options.group.clone(), options.node_name.clone());
         // Held while joining, so that the lanes of a process make one member.
         let mut groups = registry().lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(group) = groups.get(&key).and_then(Weak::upgrade) {
+        if let Some(group) = groups.get(&key).and_then(Weak::upgrade)
+            && !group.shared.holdings.is_shut_out()
+        {
             return Ok(group);
         }
         let group = Arc::new(KafkaGroup::new(options)?);
-        group.check_journal(options)?;
+        ensure_journal(group.as_ref(), &Clock::real(), options)?;
         let topic = options.journal_topic();
         group
             .consumer()
@@ -194,95 +154,45 @@ impl KafkaGroup {
             .name("kafka-group".into())
             .spawn(move || attend(&polled, &state, &topics))
             .map_err(|e| Fault::io("the group's thread could not be started", &e))?;
-        let patience = options.first_answer.min(BROKER_TIMEOUT);
-        Ok(KafkaGroup { consumer: Some(consumer), shared, thread: Some(thread), patience })
+        Ok(KafkaGroup { consumer: Some(consumer), shared, thread: Some(thread), options: options.clone() })
     }
 
     fn consumer(&self) -> &BaseConsumer<GroupContext> {
         self.consumer.as_deref().expect("taken only by drop")
     }
 
-    fn check_journal(&self, options: &KafkaOptions) -> Result<()> {
-        let topic = options.journal_topic();
-        let config = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
-        let shape = ensure(self, options, &topic, options.lanes as i32, -1, &config)?;
-        if shape.partitions as u32 != options.lanes {
-            return Err(Fault::misuse(format!(
-                "the journal \"{topic}\" was made for {} lanes, and lanes = {}",
-                shape.partitions, options.lanes
-            ))
-            .hint("the number of lanes belongs to the past of a group: set it back, or use another group"));
-        }
-        Ok(())
-    }
-
-    /// The shape of a topic; `None` where it doesn't exist.
-    ///
-    /// # Errors
-    /// Environment, where no broker answers.
-    pub fn shape(&self, topic: &str) -> Result<Option<TopicShape>> {
-        shape(self.consumer().client(), topic, self.patience)
-    }
-
-    /// The shapes of the input topics.
-    ///
-    /// # Errors
-    /// Environment, where no broker answers or a topic doesn't exist.
-    pub fn input_shapes(&self, topics: &[String]) -> Result<Vec<TopicShape>> {
-        let missing = |topic: &str| {
-            Fault::environment(format!("the topic \"{topic}\" doesn't exist")).hint("make it, or correct source.topics")
-        };
-        topics.iter().map(|topic| self.shape(topic)?.ok_or_else(|| missing(topic))).collect()
-    }
-
     /// The lanes that are this daemon's at the moment.
     pub fn lanes(&self) -> Vec<u32> {
-        self.shared.lock().lanes.iter().copied().collect()
+        self.shared.holdings.lanes()
+    }
+}
+
+impl Membership for KafkaGroup {
+    fn holdings(&self) -> &Holdings {
+        &self.shared.holdings
     }
 
-    /// Partitions of an input topic, as last seen by the group's thread.
-    pub fn partitions_seen(&self, topic: &str) -> Option<i32> {
-        self.shared.lock().partitions.get(topic).copied()
+    fn standing(&self) -> Result<Standing> {
+        let metadata = self.consumer().group_metadata();
+        let metadata = metadata.ok_or_else(|| Fault::environment("this daemon is no member of its group"))?;
+        Ok(Standing(Box::new(metadata)))
     }
 
-    fn wait_for(
-        &self,
-        lane: u32,
-        wait: Duration,
-        until: impl Fn(&Assigned) -> bool,
-    ) -> Result<MutexGuard<'_, Assigned>> {
-        let deadline = Instant::now() + wait;
-        let mut assigned = self.shared.lock();
-        loop {
-            if let Some(reason) = &assigned.dead {
-                return Err(shut_out(lane, reason));
-            }
-            if until(&assigned) {
-                return Ok(assigned);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Fault::environment(format!(
-                    "lane {lane} was not handed to this daemon within {} s",
-                    wait.as_secs()
-                ))
-                .hint("another daemon of the group holds it, or the group's coordinator doesn't answer"));
-            }
-            assigned = self.shared.changed.wait_timeout(assigned, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+    fn commit(&self, offsets: &[NextOffset]) -> Result<()> {
+        (self.consumer().commit(&offset_list(offsets)?, CommitMode::Sync))
+            .map_err(|e| Fault::environment(format!("the group's offsets could not be committed: {e}")))
     }
 
-    /// Fresh metadata of the membership: what a transaction shows the coordinator with its offsets.
-    ///
-    /// # Errors
-    /// Environment, where there is no membership.
-    pub fn metadata(&self) -> Result<ConsumerGroupMetadata> {
-        self.consumer().group_metadata().ok_or_else(|| Fault::environment("this daemon is no member of its group"))
+    fn shape(&self, topic: &str) -> Result<Option<TopicShape>> {
+        shape(self.consumer().client(), topic, self.options.first_answer.min(BROKER_TIMEOUT))
     }
 
-    /// The consumer: for commits outside a transaction.
-    pub(crate) fn commit(&self, offsets: &TopicPartitionList) -> Result<(), KafkaError> {
-        self.consumer().commit(offsets, rdkafka::consumer::CommitMode::Sync)
+    fn make_topic(&self, topic: &NewTopic<'_>) -> Result<()> {
+        super::topics::make(&self.options, topic)
+    }
+
+    fn delete_before(&self, topic: &str, partition: i32, offset: u64) -> Result<()> {
+        super::topics::delete_before(&self.options, topic, partition, offset)
     }
 }
 
@@ -333,8 +243,7 @@ fn attend(consumer: &BaseConsumer<GroupContext>, shared: &Shared, topics: &[Stri
         if let Some(Err(error)) = consumer.poll(Duration::from_millis(100)) {
             tracing::debug!(target: "millstream::kafka", "group: {error}");
             if let KafkaError::MessageConsumptionFatal(code) = error {
-                shared.lock().dead = Some(code.to_string());
-                shared.changed.notify_all();
+                shared.holdings.shut_out(&code.to_string());
             }
         }
         if looked.elapsed() < METADATA_INTERVAL {
@@ -345,99 +254,8 @@ fn attend(consumer: &BaseConsumer<GroupContext>, shared: &Shared, topics: &[Stri
             if let Ok(metadata) = consumer.fetch_metadata(Some(topic), Duration::from_secs(1))
                 && let Some(found) = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none())
             {
-                shared.lock().partitions.insert(topic.clone(), found.partitions().len() as i32);
+                shared.holdings.saw_partitions(topic, found.partitions().len() as i32);
             }
         }
     }
-}
-
-/// A lane's hold on its partition of the journal.
-pub struct Claim {
-    group: Arc<KafkaGroup>,
-    lane: u32,
-    /// Counts at the time of the claim.
-    taken: u64,
-    lost: u64,
-    /// The lane's producer is fenced as soon as somebody else takes the lane (exactly-once). So a lane that went
-    /// adrift and came back is still ours, as far as the group is concerned.
-    fenced_by_producer: bool,
-}
-
-impl Assigned {
-    fn count(counts: &HashMap<u32, u64>, lane: u32) -> u64 {
-        counts.get(&lane).copied().unwrap_or(0)
-    }
-}
-
-impl Claim {
-    /// Waits until the group hands the lane to this daemon.
-    ///
-    /// # Errors
-    /// Environment, where it doesn't within `wait`, or this daemon was shut out of the group.
-    pub fn wait(group: &Arc<KafkaGroup>, options: &KafkaOptions, wait: Duration) -> Result<Arc<Claim>> {
-        let lane = options.lane;
-        let assigned = group.wait_for(lane, wait, |assigned| assigned.lanes.contains(&lane))?;
-        let claim = Claim {
-            group: Arc::clone(group),
-            lane,
-            taken: Assigned::count(&assigned.taken, lane),
-            lost: Assigned::count(&assigned.lost, lane),
-            fenced_by_producer: options.exactly_once,
-        };
-        drop(assigned);
-        Ok(Arc::new(claim))
-    }
-
-    /// Fails where the lane was taken away since; true where the group says that it is ours, false where the group
-    /// is out of reach.
-    ///
-    /// # Errors
-    /// Environment: "lane N was taken by another daemon".
-    pub fn check(&self) -> Result<bool> {
-        self.judge(&self.group.shared.lock())
-    }
-
-    fn judge(&self, assigned: &Assigned) -> Result<bool> {
-        if let Some(reason) = &assigned.dead {
-            return Err(shut_out(self.lane, reason));
-        }
-        let lost = !self.fenced_by_producer && Assigned::count(&assigned.lost, self.lane) != self.lost;
-        if lost || Assigned::count(&assigned.taken, self.lane) != self.taken {
-            return Err(taken(self.lane));
-        }
-        Ok(assigned.lanes.contains(&self.lane))
-    }
-
-    /// As `check`, and waits for a group that is out of reach.
-    ///
-    /// # Errors
-    /// As for `check`; Environment, where the group stays out of reach.
-    pub fn hold(&self) -> Result<()> {
-        if self.check()? {
-            return Ok(());
-        }
-        let held = |assigned: &Assigned| self.judge(assigned).unwrap_or(true);
-        let assigned = self.group.wait_for(self.lane, ASSIGNMENT_TIMEOUT, held)?;
-        self.judge(&assigned).map(|_| ())
-    }
-
-    /// The membership behind the claim.
-    pub fn group(&self) -> &KafkaGroup {
-        &self.group
-    }
-
-    /// The lane.
-    pub fn lane(&self) -> u32 {
-        self.lane
-    }
-}
-
-/// The fault of a lane that has another owner.
-pub(crate) fn taken(lane: u32) -> Fault {
-    Fault::environment(format!("lane {lane} was taken by another daemon"))
-        .hint("its new owner goes on from the last commit; this one may ask for the lane again")
-}
-
-fn shut_out(lane: u32, reason: &str) -> Fault {
-    taken(lane).hint(format!("this daemon was shut out of its group: {reason}; is its node.name used twice?"))
 }

@@ -1,8 +1,13 @@
 //! Kafka: what the source, the sink and the journal of a lane share, and [`open`], which makes the three.
 //!
 //! ```text
-//! group.rs     the group consumer: which lanes are this daemon's (one a process and group)
+//! client.rs    what a lane asks of a client: the traits, and their contract
+//! claim.rs     which lanes are this daemon's, and a lane's hold on its own
+//!
+//! The client over the C library:
+//! group.rs     the group consumer (one a process and group)
 //! consumer.rs  a thin consumer that hands out messages in batches (unsafe code lives here and in producer.rs)
+//! reader.rs    the reader over it
 //! producer.rs  the producer, its transactions, and their error classes
 //! at_large.rs  ends of transactions that may still be on their way
 //! topics.rs    partitions, watermarks, and making of topics
@@ -15,19 +20,25 @@
 //! p mod lanes = n on a consumer of its own, which never rebalances.
 
 mod at_large;
+pub mod claim;
+pub mod client;
 mod close;
 pub mod consumer;
 pub mod group;
 pub mod headers;
 pub mod producer;
+mod reader;
 pub mod topics;
 
 use crate::error::{Fault, Result};
+use crate::faults;
 use crate::journal::kafka::KafkaJournal;
 use crate::sink::kafka::{KafkaSink, Target};
 use crate::source::ReadOptions;
 use crate::source::kafka::KafkaSource;
-use group::{Claim, KafkaGroup};
+use claim::{Claim, Standby};
+use client::{Client, Membership, NewTopic, Producer, Reader, Reading, TopicShape};
+use group::KafkaGroup;
 use producer::LaneProducer;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +46,7 @@ use std::time::Duration;
 /// How long a client tries to reach a broker before a call becomes a fault.
 pub const BROKER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long [`open`] waits for the group to hand it the lane.
+/// How long is waited for the group to say whose a lane is, and by [`open`] for the lane.
 pub const ASSIGNMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where reading starts when neither the journal nor the group has a position.
@@ -141,20 +152,72 @@ pub struct KafkaLane {
     pub journal: KafkaJournal,
 }
 
+/// The client over the C library.
+pub struct LibraryClient;
+
+impl Client for LibraryClient {
+    fn join(&self, options: &KafkaOptions) -> Result<Arc<dyn Membership>> {
+        Ok(KafkaGroup::join(options)?)
+    }
+    fn producer(&self, options: &KafkaOptions) -> Result<Arc<dyn Producer>> {
+        Ok(LaneProducer::open(options)?)
+    }
+    fn reader(&self, options: &KafkaOptions, reading: Reading) -> Result<Box<dyn Reader>> {
+        Ok(Box::new(reader::QueueReader::new(options, reading)?))
+    }
+}
+
+/// As [`open_when_assigned`], for a lane that is wanted now, with the client over the C library: the wait is over
+/// after [`ASSIGNMENT_TIMEOUT`].
+///
+/// # Errors
+/// As for [`open_when_assigned`]; Environment, where another daemon keeps the lane.
+pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
+    open_with(&library(), options)
+}
+
+/// As [`open`], with a client of the caller's.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_with(client: &Arc<dyn Client>, options: &KafkaOptions) -> Result<KafkaLane> {
+    let clock = client.clock();
+    let until = clock.now() + ASSIGNMENT_TIMEOUT;
+    let lane = open_when_assigned(client, options, &mut |_, _| clock.now() < until)?;
+    lane.ok_or_else(|| not_handed_over(options.lane))
+}
+
+/// The client over the C library.
+pub fn library() -> Arc<dyn Client> {
+    Arc::new(LibraryClient)
+}
+
+/// The fault of a lane that stays elsewhere.
+pub fn not_handed_over(lane: u32) -> Fault {
+    Fault::environment(format!("lane {lane} was not handed to this daemon within {} s", ASSIGNMENT_TIMEOUT.as_secs()))
+        .hint("another daemon of the group holds it, or held it until its session times out")
+}
+
 /// Opens a lane: makes the topics that are missing, waits until the group has handed this daemon the lane,
-/// and fences whoever held it before (exactly-once).
+/// and fences whoever held it before (exactly-once). `standby` is told of the wait; `None` where it gave up.
 ///
 /// # Errors
 /// Misuse: a topic that doesn't fit (too few partitions, a journal of another lane count), a reserved or
-/// unknown property. Environment: no broker answers, or another daemon keeps the lane.
-pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
-    let group = KafkaGroup::join(options)?;
-    let shapes = group.input_shapes(&options.topics)?;
+/// unknown property. Environment: no broker answers.
+pub fn open_when_assigned(
+    client: &Arc<dyn Client>,
+    options: &KafkaOptions,
+    standby: &mut Standby<'_>,
+) -> Result<Option<KafkaLane>> {
+    let group = client.join(options)?;
+    let shapes = input_shapes(group.as_ref(), &options.topics)?;
     let partitions = shapes.iter().map(|shape| shape.partitions).max();
     let replication = shapes.iter().map(|shape| shape.replication).max();
     let target = |topic: &Option<String>| -> Result<Option<Target>> {
         let Some(topic) = topic else { return Ok(None) };
-        let made = topics::ensure(&group, options, topic, partitions.unwrap_or(-1), replication.unwrap_or(-1), &[])?;
+        let (partitions, replication) = (partitions.unwrap_or(-1), replication.unwrap_or(-1));
+        let new = NewTopic { topic, partitions, replication, config: &[] };
+        let made = topics::ensure(group.as_ref(), &client.clock(), &new)?;
         Ok(Some(Target { topic: made.topic, partitions: made.partitions }))
     };
     let (predictions, dead_letters) = (target(&options.sink_topic)?, target(&options.dead_letters)?);
@@ -167,17 +230,32 @@ pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
         ))
         .hint("add partitions to it, or name a topic that doesn't exist yet, to be made like the input"));
     }
-    let claim = Claim::wait(&group, options, ASSIGNMENT_TIMEOUT)?;
-    let producer = LaneProducer::open(options)?;
+    let Some(claim) = Claim::wait(client.as_ref(), group, options, ASSIGNMENT_TIMEOUT, standby)? else {
+        return Ok(None);
+    };
+    let producer = client.producer(options)?;
     let source = match options.topics.is_empty() {
         true => None,
-        false => Some(KafkaSource::new(options, Arc::clone(&claim), &shapes)?),
+        false => Some(KafkaSource::new(Arc::clone(client), options, Arc::clone(&claim), &shapes)?),
     };
+    let mut letters = Arc::clone(&producer);
+    if faults::planted("dead-letters-outside-transaction") {
+        letters = client.producer(&KafkaOptions { exactly_once: false, ..options.clone() })?;
+    }
     let sink = (predictions.is_some() || dead_letters.is_some()).then(|| {
-        let (producer, claim) = (Arc::clone(&producer), Arc::clone(&claim));
-        KafkaSink::new(options, producer, claim, predictions, dead_letters)
+        let (producers, claim) = ([Arc::clone(&producer), letters], Arc::clone(&claim));
+        KafkaSink::new(options, producers, claim, predictions, dead_letters)
     });
-    Ok(KafkaLane { source, sink, journal: KafkaJournal::new(options, claim, producer)? })
+    let journal = KafkaJournal::new(client.as_ref(), options, claim, producer)?;
+    Ok(Some(KafkaLane { source, sink, journal }))
+}
+
+/// The shapes of the input topics.
+fn input_shapes(group: &dyn Membership, topics: &[String]) -> Result<Vec<TopicShape>> {
+    let missing = |topic: &str| {
+        Fault::environment(format!("the topic \"{topic}\" doesn't exist")).hint("make it, or correct source.topics")
+    };
+    topics.iter().map(|topic| group.shape(topic)?.ok_or_else(|| missing(topic))).collect()
 }
 
 /// Splits an input's name into topic and partition.

@@ -4,17 +4,18 @@
 //! wrapper's `flush`, which polls in steps of a tenth of a second: with it a commit takes 100 ms longer.
 
 use super::at_large::{self, Ends};
-use super::topics::config;
+use super::client::{Broken, Messages, NextOffset, Producer, Standing, aborted, taken};
+use super::topics::{config, offset_list};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
 use crate::faults;
+use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
-use rdkafka::{Message, TopicPartitionList};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka_sys as sys;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +28,8 @@ const TRANSACTION_TIMEOUT_MS: u64 = 60_000;
 /// How long one call of the transaction protocol may take before it is tried again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Events of the library that are taken in at once, at most.
-const EVENTS_MAX: usize = 10_000;
+/// How long the log may take to tell of an end that was answered.
+const HEARING_MAX: Duration = Duration::from_millis(100);
 
 /// How long the broker may take no messages; longer than the library tries to deliver one.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(330);
@@ -81,17 +82,6 @@ impl Drop for Client {
     }
 }
 
-/// Why a transaction did not commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Broken {
-    /// It was aborted: nothing of it is visible, ever.
-    Aborted(String),
-    /// Another producer of the same lane has taken over.
-    Fenced,
-    /// Whether it committed isn't known; the old producer is gone and its outcome is settled by now.
-    Unknown(String),
-}
-
 /// The producer of a lane.
 pub struct LaneProducer {
     options: KafkaOptions,
@@ -127,7 +117,7 @@ impl LaneProducer {
     /// The client, made anew where the last one broke.
     fn client<'s>(&self, state: &'s mut State) -> Result<&'s mut Client> {
         if state.fenced {
-            return Err(super::group::taken(self.options.lane));
+            return Err(taken(self.options.lane));
         }
         if state.client.is_none() {
             state.open = false;
@@ -136,41 +126,7 @@ impl LaneProducer {
         Ok(state.client.as_mut().expect("set above"))
     }
 
-    /// Hands a message to the producer; opens a transaction where none is open (exactly-once).
-    ///
-    /// # Errors
-    /// Environment: the broker has not taken messages for too long, or a delivery has failed. The open transaction is
-    /// aborted then.
-    pub fn send(
-        &self,
-        topic: &str,
-        partition: i32,
-        key: Option<&[u8]>,
-        value: &[u8],
-        headers: Option<OwnedHeaders>,
-    ) -> Result<()> {
-        self.sending(|client| match headers {
-            None => client.send_plain(topic, partition, key, value),
-            Some(headers) => client.send_with_headers(topic, partition, key, value, headers),
-        })
-    }
-
-    /// Hands over many messages of one topic, without headers: partition, key, value.
-    ///
-    /// # Errors
-    /// As for `send`.
-    pub fn send_all<'m>(
-        &self,
-        topic: &str,
-        mut messages: impl Iterator<Item = (i32, Option<&'m [u8]>, &'m [u8])>,
-    ) -> Result<()> {
-        self.sending(|client| {
-            messages.try_for_each(|(partition, key, value)| client.send_plain(topic, partition, key, value))?;
-            client.producer.poll(Duration::ZERO);
-            client.failed()
-        })
-    }
-
+    /// Opens a transaction where none is open (exactly-once), and hands over.
     fn sending(&self, send: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
         let mut guard = self.lock();
         let state: &mut State = &mut guard;
@@ -185,7 +141,7 @@ impl LaneProducer {
     fn break_off(&self, state: &mut State, fault: Fault) -> Fault {
         if self.options.exactly_once {
             return match self.abort_locked(state, fault.message) {
-                Broken::Fenced => super::group::taken(self.options.lane),
+                Broken::Fenced => taken(self.options.lane),
                 Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
             };
         }
@@ -213,90 +169,13 @@ impl LaneProducer {
         Ok(())
     }
 
-    /// Waits until every message is acknowledged.
-    ///
-    /// # Errors
-    /// Environment, where one was not.
-    pub fn flush(&self) -> Result<()> {
-        let mut guard = self.lock();
-        let state: &mut State = &mut guard;
-        match self.client(state)?.drain(DELIVERY_TIMEOUT) {
-            Ok(()) => Ok(()),
-            Err(fault) => Err(self.break_off(state, fault)),
-        }
-    }
-
-    /// Commits the open transaction with the offsets of the inputs.
-    ///
-    /// # Errors
-    /// See [`Broken`]; in each case no transaction is open any more.
-    pub fn commit(&self, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Broken> {
-        let mut guard = self.lock();
-        let state: &mut State = &mut guard;
-        let Some(client) = state.client.as_mut() else {
-            return Err(Broken::Aborted("the producer broke before the commit".into()));
-        };
-        let patience = transaction_timeout(&self.options);
-        faults::step("kafka.flush");
-        let before = client.drain(patience).map_err(|fault| fault.message).and_then(|()| {
-            if offsets.count() == 0 {
-                return Ok(());
-            }
-            faults::step("kafka.offsets");
-            retried(patience, || client.producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))
-                .map_err(|error| note(client, &error, &mut state.fenced))
-        });
-        if let Err(reason) = before {
-            return Err(self.abort_locked(state, reason));
-        }
-        let client = state.client.as_mut().expect("checked above");
-        faults::step("kafka.commit");
-        match retried(patience, || client.producer.commit_transaction(CALL_TIMEOUT)) {
-            Ok(()) => {
-                faults::step("kafka.committed");
-                state.open = false;
-                client.serve();
-                if !client.producer.context().ends.committed_for_good() {
-                    self.give_up(state, &"an end of a transaction was not answered");
-                }
-                Ok(())
-            }
-            Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
-                Err(self.abort_locked(state, error.to_string()))
-            }
-            Err(error) => {
-                let reason = note(client, &error, &mut state.fenced);
-                self.give_up(state, &error);
-                match state.fenced {
-                    true => Err(Broken::Fenced),
-                    false => Err(Broken::Unknown(reason)),
-                }
-            }
-        }
-    }
-
-    /// Aborts the open transaction, if there is one.
-    pub fn abort(&self) {
-        let mut state = self.lock();
-        if state.open {
-            self.abort_locked(&mut state, String::new());
-        }
-    }
-
-    /// Connects anew where the last client broke, which settles what that one left open.
-    ///
-    /// # Errors
-    /// Environment.
-    pub fn reconnect(&self) -> Result<()> {
-        self.client(&mut self.lock()).map(|_| ())
-    }
-
     fn abort_locked(&self, state: &mut State, reason: String) -> Broken {
         if let Some(client) = state.client.as_mut()
             && !state.fenced
         {
             match client.abort() {
-                Ok(()) if client.producer.context().ends.any_lost() => {
+                // An abort of nothing asks nobody.
+                Ok(()) if client.an_end_is_at_large(false) => {
                     self.give_up(state, &"an end of a transaction was not answered");
                 }
                 Ok(()) => {}
@@ -319,6 +198,99 @@ impl LaneProducer {
         super::close::within_bound("producer", move || drop(client));
         state.open = false;
     }
+}
+
+impl Producer for LaneProducer {
+    fn send(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: &[u8], headers: &[u8]) -> Result<()> {
+        self.sending(|client| match headers.is_empty() {
+            true => client.send_plain(topic, partition, key, value),
+            false => client.send_with_headers(topic, partition, key, value, owned(headers)),
+        })
+    }
+
+    fn send_all(&self, topic: &str, messages: Messages<'_>) -> Result<()> {
+        self.sending(|client| {
+            let mut messages = messages.iter();
+            messages.try_for_each(|(partition, key, value)| client.send_plain(topic, partition, key, value))?;
+            client.producer.poll(Duration::ZERO);
+            client.failed()
+        })
+    }
+
+    fn flush(&self) -> Result<()> {
+        let mut guard = self.lock();
+        let state: &mut State = &mut guard;
+        match self.client(state)?.drain(DELIVERY_TIMEOUT) {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(self.break_off(state, fault)),
+        }
+    }
+
+    fn commit(&self, offsets: &[NextOffset], standing: &Standing) -> Result<(), Broken> {
+        let Some(group) = standing.0.downcast_ref::<ConsumerGroupMetadata>() else {
+            return Err(self.abort_locked(&mut self.lock(), "the standing is of another client".into()));
+        };
+        let mut guard = self.lock();
+        let state: &mut State = &mut guard;
+        let Some(client) = state.client.as_mut() else {
+            return Err(Broken::Aborted("the producer broke before the commit".into()));
+        };
+        let patience = transaction_timeout(&self.options);
+        faults::step("kafka.flush");
+        let before = client.drain(patience).map_err(|fault| fault.message).and_then(|()| {
+            if offsets.is_empty() {
+                return Ok(());
+            }
+            faults::step("kafka.offsets");
+            let list = offset_list(offsets).map_err(|fault| fault.message)?;
+            retried(patience, || client.producer.send_offsets_to_transaction(&list, group, CALL_TIMEOUT))
+                .map_err(|error| note(client, &error, &mut state.fenced))
+        });
+        if let Err(reason) = before {
+            return Err(self.abort_locked(state, reason));
+        }
+        let client = state.client.as_mut().expect("checked above");
+        faults::step("kafka.commit");
+        match retried(patience, || client.producer.commit_transaction(CALL_TIMEOUT)) {
+            Ok(()) => {
+                faults::step("kafka.committed");
+                state.open = false;
+                if client.an_end_is_at_large(true) {
+                    self.give_up(state, &"an end of a transaction was not answered");
+                }
+                Ok(())
+            }
+            Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
+                Err(self.abort_locked(state, error.to_string()))
+            }
+            Err(error) => {
+                let reason = note(client, &error, &mut state.fenced);
+                self.give_up(state, &error);
+                match state.fenced {
+                    true => Err(Broken::Fenced),
+                    false => Err(Broken::Unknown(reason)),
+                }
+            }
+        }
+    }
+
+    fn abort(&self) {
+        let mut state = self.lock();
+        if state.open {
+            self.abort_locked(&mut state, String::new());
+        }
+    }
+
+    fn reconnect(&self) -> Result<()> {
+        self.client(&mut self.lock()).map(|_| ())
+    }
+}
+
+/// A run of headers in the wrapper's form.
+fn owned(run: &[u8]) -> OwnedHeaders {
+    super::headers::iter(run).fold(OwnedHeaders::new(), |all, (name, value)| {
+        all.insert(Header { key: &String::from_utf8_lossy(name), value })
+    })
 }
 
 /// The error in words; notes it where it says that another producer took over.
@@ -429,6 +401,18 @@ impl Client {
         Ok(handle)
     }
 
+    /// After an end of a transaction: true where a request for it may still be on its way. The log that tells
+    /// comes through the client's queue, ahead of the answer: it is there, and has to be fetched. `unheard`: what a
+    /// log that says nothing means.
+    fn an_end_is_at_large(&self, unheard: bool) -> bool {
+        let ends = &self.producer.context().ends;
+        let deadline = Instant::now() + HEARING_MAX;
+        while !ends.any_answered() && Instant::now() < deadline {
+            self.producer.poll(Duration::from_millis(1));
+        }
+        ends.any_lost() || unheard && !ends.any_answered()
+    }
+
     /// Aborts the open transaction; not for long: a producer that is made anew aborts it as well.
     fn abort(&mut self) -> Result<(), KafkaError> {
         // An abort while the first message is under way can break the producer: let it land, if it does soon.
@@ -440,19 +424,8 @@ impl Client {
             self.producer.poll(Duration::ZERO);
             self.producer.abort_transaction(CALL_TIMEOUT)
         });
-        self.serve();
         self.forget_failed();
         done
-    }
-
-    /// Takes in what the library has said: its log comes through its queue, an event a call.
-    fn serve(&self) {
-        for _ in 0..EVENTS_MAX {
-            if self.producer.in_flight_count() == 0 {
-                return;
-            }
-            self.producer.poll(Duration::ZERO);
-        }
     }
 
     /// Waits until nothing is under way.
@@ -548,12 +521,6 @@ fn retried(most: Duration, mut call: impl FnMut() -> Result<(), KafkaError>) -> 
             result => return result,
         }
     }
-}
-
-/// The fault of a transaction that left no trace.
-pub(crate) fn aborted(reason: &str) -> Fault {
-    Fault::environment(format!("transaction aborted: {reason}"))
-        .hint("nothing of it is visible; the lane goes on from its last commit")
 }
 
 /// The fault of a client that could not be made.

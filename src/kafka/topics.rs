@@ -1,10 +1,11 @@
 //! Topics: how many partitions they have, and the making of those that are missing.
 
-use super::group::KafkaGroup;
+use super::client::{Membership, NewTopic, NextOffset, TopicShape};
 use super::{BROKER_TIMEOUT, KafkaOptions};
+use crate::clock::Clock;
 use crate::error::{Fault, Result};
 use rdkafka::TopicPartitionList;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
@@ -13,71 +14,89 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// What a topic looks like.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicShape {
-    /// Its name.
-    pub topic: String,
-    /// Number of partitions.
-    pub partitions: i32,
-    /// Replicas a partition.
-    pub replication: i32,
-}
-
-/// The topic's shape; makes it where it is missing. −1 partitions or replicas: as the broker likes.
+/// The topic's shape; makes it where it is missing.
 ///
 /// # Errors
 /// Environment, where the broker doesn't answer or refuses to make it.
-pub fn ensure(
-    group: &KafkaGroup,
-    options: &KafkaOptions,
-    topic: &str,
-    partitions: i32,
-    replication: i32,
-    config: &[(&str, &str)],
-) -> Result<TopicShape> {
+pub fn ensure(group: &dyn Membership, clock: &Clock, new: &NewTopic<'_>) -> Result<TopicShape> {
+    let topic = new.topic;
     if let Some(shape) = group.shape(topic)? {
         return Ok(shape);
     }
-    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
-    for (key, value) in config {
+    group.make_topic(new)?;
+    let deadline = clock.now() + BROKER_TIMEOUT;
+    loop {
+        match group.shape(topic)? {
+            Some(shape) => return Ok(shape),
+            None if clock.now() > deadline => {
+                return Err(Fault::environment(format!("topic \"{topic}\" was made, and still isn't there")));
+            }
+            None => clock.sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// Makes the journal's topic where it is missing, a partition a lane, kept for ever but for what lanes trim.
+///
+/// # Errors
+/// Misuse, where it has another number of lanes. As for [`ensure`].
+pub fn ensure_journal(group: &dyn Membership, clock: &Clock, options: &KafkaOptions) -> Result<()> {
+    let topic = options.journal_topic();
+    let config = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+    let new = NewTopic { topic: &topic, partitions: options.lanes as i32, replication: -1, config: &config };
+    let shape = ensure(group, clock, &new)?;
+    if shape.partitions as u32 != options.lanes {
+        return Err(Fault::misuse(format!(
+            "the journal \"{topic}\" was made for {} lanes, and lanes = {}",
+            shape.partitions, options.lanes
+        ))
+        .hint("the number of lanes belongs to the past of a group: set it back, or use another group"));
+    }
+    Ok(())
+}
+
+/// Makes a topic by the C library's admin client; fine where it exists by now.
+pub(super) fn make(options: &KafkaOptions, topic: &NewTopic<'_>) -> Result<()> {
+    let name = topic.topic;
+    let mut new = rdkafka::admin::NewTopic::new(name, topic.partitions, TopicReplication::Fixed(topic.replication));
+    for (key, value) in topic.config {
         new = new.set(key, value);
     }
-    let admin = admin(options)?;
     let wish = AdminOptions::new().operation_timeout(Some(BROKER_TIMEOUT)).request_timeout(Some(BROKER_TIMEOUT));
-    let answers = block_on(admin.create_topics([&new], &wish))
-        .map_err(|e| Fault::environment(format!("topic \"{topic}\" could not be made: {e}")))?;
+    let answers = block_on(admin(options)?.create_topics([&new], &wish))
+        .map_err(|e| Fault::environment(format!("topic \"{name}\" could not be made: {e}")))?;
     for answer in answers {
         match answer {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((_, code)) => {
-                return Err(Fault::environment(format!("topic \"{topic}\" could not be made: {code}"))
+                return Err(Fault::environment(format!("topic \"{name}\" could not be made: {code}"))
                     .hint("make it yourself, or allow this client to create topics"));
             }
         }
     }
-    let deadline = Instant::now() + BROKER_TIMEOUT;
-    loop {
-        match group.shape(topic)? {
-            Some(shape) => return Ok(shape),
-            None if Instant::now() > deadline => {
-                return Err(Fault::environment(format!("topic \"{topic}\" was made, and still isn't there")));
-            }
-            None => std::thread::sleep(Duration::from_millis(20)),
-        }
+    Ok(())
+}
+
+/// Offsets in the library's form.
+pub(super) fn offset_list(offsets: &[NextOffset]) -> Result<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for NextOffset { topic, partition, offset } in offsets {
+        list.add_partition_offset(topic, *partition, rdkafka::Offset::Offset(*offset as i64))
+            .map_err(|e| Fault::internal(format!("{topic}/{partition}: {e}")))?;
     }
+    Ok(list)
 }
 
 /// Removes the records of a partition below `offset`.
 ///
 /// # Errors
 /// Environment, where the broker doesn't answer or refuses.
-pub fn delete_before(options: &KafkaOptions, topic: &str, partition: i32, offset: i64) -> Result<()> {
+pub(super) fn delete_before(options: &KafkaOptions, topic: &str, partition: i32, offset: u64) -> Result<()> {
     let fail = |e: &dyn std::fmt::Display| Fault::environment(format!("{topic}/{partition} could not be trimmed: {e}"));
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, partition, rdkafka::Offset::Offset(offset)).map_err(|e| fail(&e))?;
+    list.add_partition_offset(topic, partition, rdkafka::Offset::Offset(offset as i64)).map_err(|e| fail(&e))?;
     let wish = AdminOptions::new().operation_timeout(Some(BROKER_TIMEOUT));
     let answer = block_on(admin(options)?.delete_records(&list, &wish)).map_err(|e| fail(&e))?;
     for element in answer.elements() {

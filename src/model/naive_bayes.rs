@@ -208,6 +208,8 @@ impl Model for GaussianNaiveBayes {
             let message = format!("tensor {:?} has {found} classes; at most {most} expected", name("counts"));
             return Err(Fault::corruption(message));
         }
+        // The means are there before memory is taken for them: a few bytes of counts ask for none.
+        state.get_f64(&name("means"), Some(counts.len() * self.features))?;
         self.grow(counts.len());
         self.counts.copy_from_slice(counts);
         state.read_f64(&name("means"), &mut self.means)?;

@@ -4,10 +4,9 @@ use super::{InputNames, OutputLength, Sink};
 use crate::batch::{DeadLetter, Outbox};
 use crate::error::{Fault, Result};
 use crate::faults;
-use crate::kafka::group::Claim;
-use crate::kafka::producer::LaneProducer;
-use crate::kafka::{KafkaOptions, headers, split_input};
-use rdkafka::message::{Header, Headers, OwnedHeaders};
+use crate::kafka::claim::Claim;
+use crate::kafka::client::{Messages, Producer, push_text};
+use crate::kafka::{KafkaOptions, split_input};
 use std::sync::Arc;
 
 /// Longest message, where the properties don't say otherwise (the client library's own default).
@@ -27,9 +26,9 @@ pub struct Target {
 
 /// The sink of a Kafka lane.
 pub struct KafkaSink {
-    producer: Arc<LaneProducer>,
+    producer: Arc<dyn Producer>,
     /// The same, but where tests have planted a mistake.
-    letters: Arc<LaneProducer>,
+    letters: Arc<dyn Producer>,
     claim: Arc<Claim>,
     predictions: Option<Target>,
     dead_letters: Option<Target>,
@@ -43,19 +42,15 @@ pub struct KafkaSink {
 }
 
 impl KafkaSink {
-    /// A sink on the lane's producer.
+    /// A sink on the lane's producer (twice the same: the second takes the dead letters).
     pub fn new(
         options: &KafkaOptions,
-        producer: Arc<LaneProducer>,
+        [producer, letters]: [Arc<dyn Producer>; 2],
         claim: Arc<Claim>,
         predictions: Option<Target>,
         dead_letters: Option<Target>,
     ) -> KafkaSink {
         let limit = options.properties.iter().find(|(key, _)| key == "message.max.bytes");
-        let mut letters = Arc::clone(&producer);
-        if faults::planted("dead-letters-outside-transaction") {
-            letters = LaneProducer::open(&KafkaOptions { exactly_once: false, ..options.clone() }).unwrap_or(letters);
-        }
         KafkaSink {
             producer,
             letters,
@@ -93,11 +88,7 @@ impl KafkaSink {
                 .hint("add partitions to it, as the input has, and start again"));
             }
         }
-        let messages = outbox.records.iter().map(|record| {
-            let key = record.key.map(|key| key.of(&outbox.keys));
-            (self.partitions[record.input as usize], key, record.span.of(&outbox.bytes))
-        });
-        self.producer.send_all(&target.topic, messages)
+        self.producer.send_all(&target.topic, Messages::new(outbox, &self.partitions))
     }
 
     fn write_dead(&self, letter: &DeadLetter, input: &str) -> Result<()> {
@@ -105,30 +96,22 @@ impl KafkaSink {
         let partition = split_input(input).map_or(letter.input as i32, |(_, partition)| partition);
         let mut headers = reasons(letter, input, &self.topics);
         // With its reasons an event can be longer than a message may be. It must not stop the stream: its end goes.
-        let own: usize = headers.as_borrowed().iter().map(|h| h.key.len() + h.value.map_or(0, <[u8]>::len) + 10).sum();
-        let beside = own + letter.key.as_ref().map_or(0, Vec::len) + MESSAGE_OVERHEAD_BYTES;
+        let beside = headers.len() + letter.key.as_ref().map_or(0, Vec::len) + MESSAGE_OVERHEAD_BYTES;
         let room = self.message_bytes_max.saturating_sub(beside);
         let raw = &letter.raw[..letter.raw.len().min(room)];
         if raw.len() < letter.raw.len() {
-            let value = letter.raw.len().to_string();
-            headers = headers.insert(Header { key: "millstream.raw_bytes", value: Some(&value) });
+            push_text(&mut headers, "millstream.raw_bytes", &letter.raw.len().to_string());
         }
         let partition = partition.rem_euclid(target.partitions.max(1));
         faults::step("kafka.dead-letter");
-        self.letters.send(&target.topic, partition, letter.key.as_deref(), raw, Some(headers))
+        self.letters.send(&target.topic, partition, letter.key.as_deref(), raw, &headers)
     }
 }
 
-/// The message's own headers, then what Kafka Connect's tools look for.
-fn reasons(letter: &DeadLetter, input: &str, topics: &[String]) -> OwnedHeaders {
-    let mut all = OwnedHeaders::new();
-    for (name, value) in letter.headers.as_deref().into_iter().flat_map(headers::iter) {
-        all = all.insert(Header { key: &String::from_utf8_lossy(name), value });
-    }
-    let mut add = |key: &str, value: &str| {
-        all =
-            std::mem::replace(&mut all, OwnedHeaders::new_with_capacity(0)).insert(Header { key, value: Some(value) });
-    };
+/// The message's own headers, then what Kafka Connect's tools look for: a run.
+fn reasons(letter: &DeadLetter, input: &str, topics: &[String]) -> Vec<u8> {
+    let mut all = letter.headers.clone().unwrap_or_default();
+    let mut add = |key: &str, value: &str| push_text(&mut all, key, value);
     match split_input(input).filter(|(topic, _)| topics.iter().any(|t| t == topic)) {
         Some((topic, partition)) => {
             add("__connect.errors.topic", topic);

@@ -3,17 +3,14 @@
 //! The consumer is assigned by hand and never rebalances; whether the lane is still ours is the claim's
 //! business, looked at in each `poll`. Offsets may have gaps: transaction markers and compaction leave some.
 
-use super::{Framing, Polled, Position, ReadOptions, Source};
-use crate::batch::{Block, Record, RecordKind, Span};
+use super::{Polled, Position, ReadOptions, Source};
+use crate::batch::Block;
+use crate::clock::Clock;
 use crate::error::{Fault, Result};
-use crate::kafka::consumer::{Consumer, Message, Queue};
-use crate::kafka::group::Claim;
-use crate::kafka::topics::TopicShape;
+use crate::kafka::claim::Claim;
+use crate::kafka::client::{Client, Filling, Met, Place, Reader, Reading, TopicShape};
 use crate::kafka::{BROKER_TIMEOUT, KafkaOptions, Start};
-use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::{Offset, TopicPartitionList};
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,22 +21,26 @@ const GROWTH_INTERVAL: Duration = Duration::from_secs(1);
 struct Input {
     name: String,
     topic: String,
-    c_topic: CString,
     partition: i32,
     /// Offset of the next event.
     next: u64,
 }
 
+impl Input {
+    /// The input as a place to read from.
+    fn place(&self, input: u32, offset: u64) -> Place {
+        Place { input, topic: self.topic.clone(), partition: self.partition, offset }
+    }
+}
+
 /// The source of a Kafka lane.
 pub struct KafkaSource {
+    client: Arc<dyn Client>,
+    clock: Clock,
     options: KafkaOptions,
     claim: Arc<Claim>,
-    // Before the consumer: what it holds belongs to that.
-    queue: Queue,
-    consumer: Consumer,
+    reader: Box<dyn Reader>,
     inputs: Vec<Input>,
-    /// The input last looked up: topic, partition, number.
-    last: Option<(usize, i32, u32)>,
     replay: Option<Replay>,
     started: bool,
     paused: bool,
@@ -51,29 +52,33 @@ impl KafkaSource {
     ///
     /// # Errors
     /// Misuse, naming a property that is refused.
-    pub fn new(options: &KafkaOptions, claim: Arc<Claim>, shapes: &[TopicShape]) -> Result<KafkaSource> {
-        let consumer = reader(options, &[("queued.max.messages.kbytes", "16384"), ("fetch.queue.backoff.ms", "5")])?;
+    pub fn new(
+        client: Arc<dyn Client>,
+        options: &KafkaOptions,
+        claim: Arc<Claim>,
+        shapes: &[TopicShape],
+    ) -> Result<KafkaSource> {
+        let (reader, clock) = (client.reader(options, Reading::Live)?, client.clock());
         let mut source = KafkaSource {
-            queue: consumer.queue(),
+            client,
+            looked: clock.now(),
+            clock,
             options: options.clone(),
             claim,
-            consumer,
+            reader,
             inputs: Vec::new(),
-            last: None,
             replay: None,
             started: false,
             paused: false,
-            looked: Instant::now(),
         };
         for shape in shapes {
-            source.add_inputs(&shape.topic, shape.partitions)?;
+            source.add_inputs(&shape.topic, shape.partitions);
         }
         Ok(source)
     }
 
-    /// Adds the lane's partitions of a topic that aren't known yet; returns how many.
-    fn add_inputs(&mut self, topic: &str, partitions: i32) -> Result<usize> {
-        let known = self.inputs.len();
+    /// Adds the lane's partitions of a topic that aren't known yet.
+    fn add_inputs(&mut self, topic: &str, partitions: i32) {
         for partition in (0..partitions).filter(|p| *p as u32 % self.options.lanes == self.options.lane) {
             if self.inputs.iter().any(|i| i.topic == topic && i.partition == partition) {
                 continue;
@@ -81,31 +86,25 @@ impl KafkaSource {
             self.inputs.push(Input {
                 name: format!("{topic}/{partition}"),
                 topic: topic.to_string(),
-                c_topic: CString::new(topic).map_err(|_| Fault::misuse("a topic's name holds a zero byte"))?,
                 partition,
                 next: 0,
             });
         }
-        Ok(self.inputs.len() - known)
     }
 
     /// Where an input without a position in the journal begins.
     fn first_offsets(&self, unknown: &[usize], has_past: bool) -> Result<Vec<u64>> {
-        let mut list = TopicPartitionList::new();
-        for input in unknown.iter().map(|i| &self.inputs[*i]) {
-            list.add_partition(&input.topic, input.partition);
-        }
-        self.consumer.committed(&mut list, BROKER_TIMEOUT)?;
+        let partitions: Vec<(&str, i32)> =
+            unknown.iter().map(|i| (self.inputs[*i].topic.as_str(), self.inputs[*i].partition)).collect();
         let mut offsets = Vec::with_capacity(unknown.len());
-        for input in unknown.iter().map(|i| &self.inputs[*i]) {
-            let committed = list.find_partition(&input.topic, input.partition).map(|element| element.offset());
+        for (&(topic, partition), committed) in partitions.iter().zip(self.reader.committed(&partitions)?) {
             offsets.push(match committed {
-                Some(Offset::Offset(offset)) if offset >= 0 => offset as u64,
-                _ => {
-                    let (low, high) = self.consumer.watermarks(&input.topic, input.partition, BROKER_TIMEOUT)?;
+                Some(offset) => offset,
+                None => {
+                    let (low, high) = self.reader.watermarks(topic, partition)?;
                     // A partition that was added to a topic with a past is read whole.
                     let latest = self.options.start == Start::Latest && !has_past;
-                    (if latest { high } else { low }).max(0) as u64
+                    if latest { high } else { low }
                 }
             });
         }
@@ -114,48 +113,24 @@ impl KafkaSource {
 
     /// Fails where a partition no longer, or not yet, holds its position.
     fn check_held(&self, input: &Input) -> Result<()> {
-        let (low, high) = self.consumer.watermarks(&input.topic, input.partition, BROKER_TIMEOUT)?;
-        held(&input.name, input.next, low.max(0) as u64, high.max(0) as u64)
+        let (low, high) = self.reader.watermarks(&input.topic, input.partition)?;
+        held(&input.name, input.next, low, high)
     }
 
     fn look_for_growth(&mut self) -> Result<()> {
-        self.looked = Instant::now();
+        self.looked = self.clock.now();
         let known = self.inputs.len();
         for topic in self.options.topics.clone() {
-            if let Some(partitions) = self.claim.group().partitions_seen(&topic) {
-                self.add_inputs(&topic, partitions)?;
+            if let Some(partitions) = self.claim.group().holdings().partitions_seen(&topic) {
+                self.add_inputs(&topic, partitions);
             }
         }
         if self.inputs.len() == known {
             return Ok(());
         }
-        let mut list = TopicPartitionList::new();
-        for input in &self.inputs[known..] {
-            add(&mut list, &input.topic, input.partition, 0)?;
-        }
-        self.consumer.assign_more(&list)
-    }
-
-    /// What an error in a message's place means.
-    fn judge(&self, code: RDKafkaErrorCode, topic: &str, partition: i32, text: String) -> Result<()> {
-        match code {
-            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
-                if let Some(input) = self.inputs.iter().find(|i| i.topic == topic && i.partition == partition) {
-                    self.check_held(input)?;
-                }
-                Err(Fault::environment(format!("{topic}/{partition}: {text}")))
-            }
-            RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::GroupAuthorizationFailed
-            | RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::UnknownPartition
-            | RDKafkaErrorCode::Fatal => Err(Fault::environment(format!("{topic}/{partition}: {text}"))),
-            _ => {
-                tracing::debug!(target: "millstream::kafka", "{topic}/{partition}: {text}");
-                Ok(())
-            }
-        }
+        let added = self.inputs.iter().enumerate().skip(known);
+        let places: Vec<Place> = added.map(|(number, input)| input.place(number as u32, 0)).collect();
+        self.reader.add(&places)
     }
 }
 
@@ -177,14 +152,10 @@ impl Source for KafkaSource {
                 self.inputs[number].next = offset;
             }
         }
-        let mut list = TopicPartitionList::new();
-        for input in &self.inputs {
-            self.check_held(input)?;
-            add(&mut list, &input.topic, input.partition, input.next)?;
-        }
-        self.queue.discard();
-        self.last = None;
-        self.consumer.assign(&list)?;
+        self.inputs.iter().try_for_each(|input| self.check_held(input))?;
+        let numbered = self.inputs.iter().enumerate();
+        let places: Vec<Place> = numbered.map(|(number, input)| input.place(number as u32, input.next)).collect();
+        self.reader.assign(&places)?;
         self.started = true;
         Ok(())
     }
@@ -195,39 +166,22 @@ impl Source for KafkaSource {
             return Err(Fault::internal("a Kafka source was polled before it was started"));
         }
         if self.paused || !held {
-            std::thread::sleep(wait);
+            self.clock.sleep(wait);
             return Ok(Polled::Idle);
         }
-        if self.looked.elapsed() >= GROWTH_INTERVAL {
+        if self.clock.since(self.looked) >= GROWTH_INTERVAL {
             self.look_for_growth()?;
         }
-        let mut wait = wait;
-        while block.bytes.len() < self.options.read.block_bytes {
-            let Some(mut message) = self.queue.peek(wait) else { break };
-            if let Some(code) = message.error() {
-                let (topic, partition) = (message.topic().to_string(), message.partition());
-                let text = message.error_text();
-                self.queue.advance();
-                self.judge(code, &topic, partition, text)?;
-                wait = Duration::ZERO;
-                continue;
-            }
-            if wait > Duration::ZERO {
-                block.read_at_ns = now_ns();
-                wait = Duration::ZERO;
-            }
-            let number = number_of(&self.inputs, &mut self.last, &message)?;
-            self.inputs[number as usize].next = message.offset() as u64 + 1;
-            push(block, &mut message, number, &self.options.read);
-            self.queue.advance();
+        let met = self.reader.read(wait, &mut Filling::all(block, &self.options.read))?;
+        for record in &block.records {
+            self.inputs[record.input as usize].next = record.offset + 1;
         }
-        if block.records.is_empty() {
-            return Ok(Polled::Idle);
+        if let Met::OutOfRange(number) = met {
+            let input = &self.inputs[number as usize];
+            self.check_held(input)?;
+            return Err(Fault::environment(format!("{}: the broker has no event {}", input.name, input.next)));
         }
-        if block.read_at_ns == 0 {
-            block.read_at_ns = now_ns();
-        }
-        Ok(Polled::Filled)
+        Ok(if block.records.is_empty() { Polled::Idle } else { Polled::Filled })
     }
 
     fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled> {
@@ -239,7 +193,8 @@ impl Source for KafkaSource {
             None => return Err(Fault::environment(format!("the topic of {input} no longer has that partition"))),
         };
         if self.replay.is_none() {
-            self.replay = Some(Replay::new(&self.options)?);
+            let reader = self.client.reader(&self.options, Reading::Past)?;
+            self.replay = Some(Replay { known: HashMap::new(), reader, clock: self.clock.clone() });
         }
         let replay = self.replay.as_mut().expect("set above");
         replay.read(&self.inputs[number], number as u32, from.offset, end_offset, block, &self.options.read)
@@ -255,11 +210,11 @@ impl Source for KafkaSource {
     }
 
     fn lag(&mut self) -> Vec<(String, Option<u64>)> {
-        let behind = |input: &Input| {
-            let high = self.consumer.high_seen(&input.c_topic, input.partition)?;
-            Some(high.saturating_sub(input.next))
+        let numbered = self.inputs.iter().enumerate();
+        let behind = |number: usize, input: &Input| {
+            self.reader.high_seen(number as u32).map(|high| high.saturating_sub(input.next))
         };
-        self.inputs.iter().map(|input| (input.name.clone(), behind(input))).collect()
+        numbered.map(|(number, input)| (input.name.clone(), behind(number, input))).collect()
     }
 
     fn pause(&mut self, paused: bool) {
@@ -268,17 +223,17 @@ impl Source for KafkaSource {
     }
 }
 
-/// Reads the past of several partitions, each through a queue of its own, so that short runs that alternate
-/// between partitions cost no seek.
+/// Reads the past of several partitions, each by itself, so that short runs that alternate between partitions
+/// cost no seek.
 struct Replay {
-    // Before the consumer: their messages belong to it.
-    queues: HashMap<u32, ReplayQueue>,
-    consumer: Consumer,
+    known: HashMap<u32, Reached>,
+    reader: Box<dyn Reader>,
+    clock: Clock,
 }
 
-struct ReplayQueue {
-    queue: Queue,
-    /// No message below this is left in the queue.
+/// Where the reading of a partition's past stands.
+struct Reached {
+    /// No message below this comes any more.
     next: u64,
     /// The end of the partition was met after the last message.
     at_end: bool,
@@ -288,35 +243,19 @@ struct ReplayQueue {
 const SEEK_OFFSETS_MIN: u64 = 100_000;
 
 impl Replay {
-    fn new(options: &KafkaOptions) -> Result<Replay> {
-        let own =
-            [("queued.max.messages.kbytes", "8192"), ("fetch.queue.backoff.ms", "5"), ("enable.partition.eof", "true")];
-        Ok(Replay { queues: HashMap::new(), consumer: reader(options, &own)? })
-    }
-
-    /// Brings the input's queue to `from`.
+    /// Brings the input to `from`.
     fn seek(&mut self, input: &Input, number: u32, from: u64) -> Result<()> {
-        let near = |queue: &ReplayQueue| from >= queue.next && from - queue.next < SEEK_OFFSETS_MIN;
-        if self.queues.get(&number).is_some_and(near) {
+        let near = |reached: &Reached| from >= reached.next && from - reached.next < SEEK_OFFSETS_MIN;
+        if self.known.get(&number).is_some_and(near) {
             return Ok(());
         }
-        let (low, high) = self.consumer.watermarks(&input.topic, input.partition, BROKER_TIMEOUT)?;
-        held(&input.name, from, low.max(0) as u64, high.max(0) as u64)?;
-        let mut list = TopicPartitionList::new();
-        add(&mut list, &input.topic, input.partition, from)?;
-        match self.queues.get_mut(&number) {
-            Some(known) => {
-                self.consumer.seek(&list, BROKER_TIMEOUT)?;
-                known.queue.discard();
-                (known.next, known.at_end) = (from, false);
-            }
-            None => {
-                let queue = self.consumer.partition_queue(&input.topic, input.partition)?;
-                self.consumer.assign_more(&list)?;
-                self.queues.insert(number, ReplayQueue { queue, next: from, at_end: false });
-            }
+        let (low, high) = self.reader.watermarks(&input.topic, input.partition)?;
+        held(&input.name, from, low, high)?;
+        let place = input.place(number, from);
+        match self.known.insert(number, Reached { next: from, at_end: false }) {
+            Some(_) => self.reader.seek(&place),
+            None => self.reader.add(&[place]),
         }
-        Ok(())
     }
 
     fn read(
@@ -329,64 +268,30 @@ impl Replay {
         read: &ReadOptions,
     ) -> Result<Polled> {
         self.seek(input, number, from)?;
-        let from_queue = self.queues.get_mut(&number).expect("made by seek");
-        let deadline = Instant::now() + BROKER_TIMEOUT;
-        block.read_at_ns = now_ns();
-        while block.bytes.len() < read.block_bytes {
+        let reached = self.known.get_mut(&number).expect("made by seek");
+        let deadline = self.clock.now() + BROKER_TIMEOUT;
+        loop {
             let wait = Duration::from_millis(if block.records.is_empty() { 50 } else { 0 });
-            let Some(mut message) = from_queue.queue.peek(wait) else {
-                if !block.records.is_empty() || from_queue.at_end {
-                    break;
-                }
-                if Instant::now() > deadline {
+            let mut filling = Filling::run(block, read, from, end);
+            let met = self.reader.read_place(number, wait, &mut filling)?;
+            if let Some(next) = filling.passed() {
+                *reached = Reached { next, at_end: false };
+            }
+            match met {
+                Met::Full => break,
+                Met::OutOfRange(_) => return Err(lost(&input.name, from)),
+                // Told again where nothing came behind it.
+                Met::End if reached.at_end => break,
+                Met::End => reached.at_end = true,
+                Met::Nothing if reached.at_end || !block.records.is_empty() => break,
+                Met::Nothing if self.clock.now() > deadline => {
                     return Err(Fault::environment(format!("{}: the broker sends nothing from {from} on", input.name)));
                 }
-                self.consumer.serve();
-                continue;
-            };
-            match message.error() {
-                Some(RDKafkaErrorCode::PartitionEOF) => from_queue.at_end = true,
-                Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                    return Err(lost(&input.name, from));
-                }
-                Some(code) => {
-                    tracing::debug!(target: "millstream::kafka", "{}: {code}: {}", input.name, message.error_text());
-                }
-                None => {
-                    let offset = message.offset() as u64;
-                    if offset >= end {
-                        break;
-                    }
-                    from_queue.at_end = false;
-                    from_queue.next = offset + 1;
-                    if offset >= from {
-                        push(block, &mut message, number, read);
-                    }
-                }
+                Met::Nothing => {}
             }
-            from_queue.queue.advance();
         }
         Ok(if block.records.is_empty() { Polled::End } else { Polled::Filled })
     }
-}
-
-/// A consumer of this lane's options.
-fn reader(options: &KafkaOptions, own: &[(&str, &str)]) -> Result<Consumer> {
-    let mut all = vec![
-        ("group.id", options.group.as_str()),
-        ("enable.auto.commit", "false"),
-        ("enable.auto.offset.store", "false"),
-        ("auto.offset.reset", "error"),
-        ("isolation.level", "read_committed"),
-        ("allow.auto.create.topics", "false"),
-    ];
-    all.extend_from_slice(own);
-    Consumer::new(&options.client_properties(&all)?)
-}
-
-fn add(list: &mut TopicPartitionList, topic: &str, partition: i32, offset: u64) -> Result<()> {
-    list.add_partition_offset(topic, partition, Offset::Offset(offset as i64))
-        .map_err(|e| Fault::internal(format!("{topic}/{partition}: offset {offset}: {e}")))
 }
 
 /// Fails where a partition that holds `low..high` can't be read from `next`.
@@ -409,56 +314,4 @@ fn held(name: &str, next: u64, low: u64, high: u64) -> Result<()> {
 fn lost(name: &str, from: u64) -> Fault {
     Fault::environment(format!("{name}: offset {from} is no longer there"))
         .hint("the topic's retention was faster: restore it, or start over with --new-lineage")
-}
-
-/// The number of a message's input. Messages come in stretches of one partition, so the last answer mostly fits.
-fn number_of(inputs: &[Input], last: &mut Option<(usize, i32, u32)>, message: &Message<'_>) -> Result<u32> {
-    let (id, partition) = (message.topic_id(), message.partition());
-    if let Some((last_id, last_partition, number)) = *last
-        && last_id == id
-        && last_partition == partition
-    {
-        return Ok(number);
-    }
-    let topic = message.topic();
-    let found = inputs.iter().position(|i| i.partition == partition && i.topic == topic);
-    let number =
-        found.ok_or_else(|| Fault::internal(format!("a message of {topic}/{partition}, which is no input")))?;
-    *last = Some((id, partition, number as u32));
-    Ok(number as u32)
-}
-
-/// Copies a message into the block.
-fn push(block: &mut Block, message: &mut Message<'_>, input: u32, read: &ReadOptions) {
-    let value = message.value();
-    let packs = |value: &[u8]| match read.framing {
-        Framing::Lines | Framing::Csv { .. } => memchr::memchr(b'\n', value).is_some_and(|at| at + 1 < value.len()),
-        Framing::Binary => true,
-    };
-    let overlong = value.len() > read.event_bytes_max && !packs(value);
-    let value = if overlong { &value[..read.event_bytes_max] } else { value };
-    let span = append(&mut block.bytes, value);
-    let key = message.key().map(|key| append(&mut block.bytes, key));
-    let start = block.bytes.len();
-    let headers = message.write_headers(&mut block.bytes).then(|| Span::new(start, block.bytes.len()));
-    block.records.push(Record {
-        span,
-        input,
-        kind: if overlong { RecordKind::Overlong } else { RecordKind::Message },
-        offset: message.offset() as u64,
-        byte: 0,
-        key,
-        headers,
-    });
-}
-
-fn append(bytes: &mut Vec<u8>, part: &[u8]) -> Span {
-    let start = bytes.len();
-    bytes.extend_from_slice(part);
-    Span::new(start, bytes.len())
-}
-
-fn now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -39,6 +39,15 @@ impl Stored {
     }
 }
 
+/// A batch of messages as the broker keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    pub offset: i64,
+    pub is_marker: bool,
+    pub producer: i64,
+    pub epoch: i16,
+}
+
 /// A broker of its own, stopped and removed with this value.
 pub struct Broker {
     dir: PathBuf,
@@ -289,6 +298,33 @@ impl Broker {
         consumer.fetch_watermarks(topic, partition, PATIENCE).expect("watermarks")
     }
 
+    /// The batches of a partition as they lie on the broker's disk: by whom they were written, and whether they are
+    /// a transaction's marker.
+    pub fn batches(&self, topic: &str, partition: i32) -> Vec<Batch> {
+        let dir = self.dir.join("data").join(format!("{topic}-{partition}"));
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(dir).expect("the partition").map(|e| e.expect("entry").path()).collect();
+        files.retain(|path| path.extension().is_some_and(|e| e == "log"));
+        files.sort();
+        let mut batches = Vec::new();
+        for bytes in files.iter().map(|path| fs::read(path).expect("a segment")) {
+            let mut at = 0;
+            // Offset, length; leader's epoch, magic, checksum, attributes, last offset, two times; producer, epoch.
+            while at + 61 <= bytes.len() {
+                let number = |from: usize, length: usize| {
+                    bytes[at + from..at + from + length].iter().fold(0i64, |n, byte| n << 8 | i64::from(*byte))
+                };
+                if number(8, 4) == 0 {
+                    break;
+                }
+                let (offset, is_marker) = (number(0, 8), number(21, 2) & 0x20 != 0);
+                batches.push(Batch { offset, is_marker, producer: number(43, 8), epoch: number(51, 2) as i16 });
+                at += 12 + number(8, 4) as usize;
+            }
+        }
+        batches
+    }
+
     /// Removes the messages of a partition below an offset, as retention would.
     pub fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
         let mut list = TopicPartitionList::new();
@@ -329,7 +365,8 @@ fn remove_leftovers(runs: &Path) {
     }
 }
 
-fn target_dir() -> PathBuf {
+/// Where the build puts its things.
+pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from)
 }
@@ -396,7 +433,7 @@ fn library() -> &'static Path {
 
 /// Starts a process that the kernel kills when this one ends. The kernel watches the *thread* that started it,
 /// so that thread stays for as long as the process.
-fn spawn_bound(mut command: Command) -> Child {
+pub fn spawn_bound(mut command: Command) -> Child {
     use std::os::unix::process::CommandExt;
     static STARTER: OnceLock<Mutex<std::sync::mpsc::Sender<Job>>> = OnceLock::new();
     type Job = (Command, std::sync::mpsc::Sender<std::io::Result<Child>>);
@@ -418,7 +455,7 @@ fn spawn_bound(mut command: Command) -> Child {
     });
     let (answer, answered) = std::sync::mpsc::channel();
     starter.lock().unwrap().send((command, answer)).expect("the starter lives");
-    answered.recv().expect("the starter answers").expect("java starts (install a Java runtime, 17 or later)")
+    answered.recv().expect("the starter answers").expect("it starts (scripts/setup test installs what is missing)")
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod events;
 pub mod library;
 pub mod proxy;
+pub mod s3;
 pub mod stage;
 pub mod stream;
 pub mod torture;

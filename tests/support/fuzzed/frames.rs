@@ -162,9 +162,10 @@ fn read_with(
         block.bytes.extend_from_slice(&stream[..length]);
         stream = &stream[length..];
         loop {
-            let complete = framer.clone().is_complete(&block.bytes);
+            // As a connection asks, once the input's first bytes were looked at for a byte order mark.
+            let complete = !place.fresh && framer.is_complete(&block.bytes);
             let rest = framer.records(&mut block, 0, place, at_a_time, ended);
-            assert!(rest > 0 || block.bytes.is_empty() || ended || !complete, "complete, and no progress");
+            assert!(rest > 0 || !complete || block.bytes.is_empty(), "complete, and no progress");
             let quiet = block.records.is_empty() && rest == 0;
             events.extend(block.records.iter().map(|r| (r.kind, r.offset, r.byte, r.span.of(&block.bytes).to_vec())));
             block.bytes.drain(..rest);

@@ -102,8 +102,13 @@ fn mended(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn whole_lines(bytes: &[u8]) -> Vec<JournalRecord> {
-    let lines = bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty());
-    lines.map(|line| serde_json::from_slice(&line[9..]).expect("a record")).collect()
+    let lines = bytes.split_inclusive(|b| *b == b'\n');
+    let record = |line: &[u8]| {
+        let json = line.get(9..line.len() - 1).expect("a checksum and a blank");
+        assert_eq!(line, checked(json), "a line as it is written");
+        serde_json::from_slice(json).expect("a record")
+    };
+    lines.map(record).collect()
 }
 
 /// CRC-32 (IEEE), bit by bit.

@@ -138,8 +138,11 @@ pub fn all_finite(pipeline: &mut Pipeline, scores: &Scores) -> Vec<(String, Vec<
     bits_of(&state)
 }
 
+/// All that is saved: the tensors, and as one more the number of examples learned.
 fn snapshot(pipeline: &mut Pipeline) -> State {
-    pipeline.snapshot("checkpoint", Value::Null, Value::Null).1
+    let (manifest, mut state) = pipeline.snapshot("checkpoint", Value::Null, Value::Null);
+    state.put_u64("learned", &[manifest.learned]);
+    state
 }
 
 fn bits_of(state: &State) -> Vec<(String, Vec<u64>)> {

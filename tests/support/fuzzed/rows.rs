@@ -166,12 +166,16 @@ pub fn same_rows_however_read(format: Format, bytes: &[u8]) -> Vec<Row> {
     decode(&mut used, &block, usize::MAX);
     assert_eq!(rows, decode(&mut used, &block, cut), "a decoder with a past");
     for row in &rows {
-        let alone = decode(&mut decoder(format), &self::block(RecordKind::Message, [row.raw.as_slice()]), 1);
-        // A row of blanks can stand in a packed message's place only with its neighbours.
-        if let [alone] = alone.as_slice() {
-            assert_eq!(alone.made(), row.made(), "alone: {:?}", String::from_utf8_lossy(&row.raw));
-            assert_eq!(alone.raw, row.raw);
+        // A carriage return at its end is its own only where another stands behind it.
+        let end: &[u8] = if row.raw.ends_with(b"\r") && format != Format::Binary { b"\r\n" } else { b"" };
+        if !end.is_empty() && row.raw.contains(&b'"') && format == Format::Csv {
+            continue;
         }
+        let message = [&row.raw[..], end].concat();
+        let alone = decode(&mut decoder(format), &self::block(RecordKind::Message, [&message[..]]), 2);
+        let [alone] = alone.as_slice() else { panic!("one row alone: {:?}", String::from_utf8_lossy(&row.raw)) };
+        assert_eq!(alone.made(), row.made(), "alone: {:?}", String::from_utf8_lossy(&row.raw));
+        assert_eq!(alone.raw, row.raw);
     }
     rows
 }

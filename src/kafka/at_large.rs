@@ -3,7 +3,8 @@
 //! The library asks again by itself when an EndTxn was not answered, and reports success once the second is. The
 //! first may reach the broker later, in the midst of the next transaction, and would commit (or abort) the half
 //! of it that is there: both carry the same epoch. A producer that is made anew has a higher epoch, which turns the
-//! late one away. That the library asked twice can be heard only from its log (`debug = eos`).
+//! late one away. That the library asked twice can be heard only from its log (`debug = eos`), which comes through
+//! the client's event queue: it is served before anything is judged.
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 

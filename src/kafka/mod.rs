@@ -236,6 +236,8 @@ pub fn open_when_assigned(
     let Some(claim) = Claim::wait(client.as_ref(), group, options, ASSIGNMENT_TIMEOUT, standby)? else {
         return Ok(None);
     };
+    // A broker has answered: from here on one that is slow is waited for.
+    let options = &KafkaOptions { first_answer: BROKER_TIMEOUT, ..options.clone() };
     let producer = client.producer(options)?;
     let source = match options.topics.is_empty() {
         true => None,

@@ -93,7 +93,8 @@ fn a_zombie(name: &str, ways: [usize; 2], held: Option<(Api, Act)>) {
     zombie.signal(libc::SIGCONT);
     let said = until("the zombie's word", || {
         let said = format!("{}{}", zombie.said(), fault(&zombie));
-        said.contains("lane 0 was taken by another daemon").then_some(said)
+        let lost = ["lane 0 was taken by another daemon", "handed over to another daemon of the group"];
+        lost.iter().any(|word| said.contains(word)).then_some(said)
     });
     // It is awake for a while, and the other goes on.
     let before = stage.sent + drip.sent() + 200;

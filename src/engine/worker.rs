@@ -204,19 +204,14 @@ impl Worker {
         let fresh = self.core.seq() - clocks.committed_seq;
         // One commit at a time: were they to queue up behind one another, events would wait for many of them.
         let free = !self.outlet.commits();
-        let checkpoint_due = free
-            && now - clocks.checkpointed >= self.tuning.checkpoint_interval
+        let commit_due =
+            (self.core.ledger.is_dirty() || fresh > 0) && now - clocks.committed >= self.tuning.commit_interval;
+        let checkpoint_due = now - clocks.checkpointed >= self.tuning.checkpoint_interval
             && self.core.seq() > clocks.checkpointed_seq
             && self.desk.under_way.load(Relaxed) == 0;
-        if checkpoint_due {
-            let job = WithCheckpoint::default();
-            self.commit(Some(job), Vec::new(), clocks)?;
-        } else if fresh >= self.tuning.commit_events_max
-            || free
-                && (self.core.ledger.is_dirty() || fresh > 0)
-                && now - clocks.committed >= self.tuning.commit_interval
-        {
-            self.commit(None, Vec::new(), clocks)?;
+        // A lane that is never free because it commits at every `commit_events_max` has its checkpoints all the same.
+        if fresh >= self.tuning.commit_events_max || free && (commit_due || checkpoint_due) {
+            self.commit(checkpoint_due.then(WithCheckpoint::default), Vec::new(), clocks)?;
         }
         if now - clocks.published >= PUBLISH_EVERY {
             clocks.published = now;

@@ -248,7 +248,12 @@ pub fn not_ahead(offsets: &[NextOffset]) {
 /// Puts wrong numbers into the newest checkpoint of a daemon that is down, in a file that is whole: only the digest can
 /// tell. It must be able to: something scored since, and the journal reaching back to the beginning.
 pub fn falsify(setup: &Setup, daemon: usize) {
-    let wanted = world(|w| !setup.shared && setup.config.checkpoint.keep_journal && w.chance.one_in(w.plan.falsified));
+    let wanted = world(|w| {
+        !setup.shared
+            && setup.config.checkpoint.keep_journal
+            && w.false_bytes.is_empty()
+            && w.chance.one_in(w.plan.falsified)
+    });
     if !wanted {
         return;
     }
@@ -257,9 +262,8 @@ pub fn falsify(setup: &Setup, daemon: usize) {
         let newest = newest.into_iter().filter(|(name, _)| name.starts_with("checkpoint-")).max();
         let (Some((name, bytes)), Some(tail)) = (newest, journal(lane as u32).pop()) else { continue };
         let Ok((_, record)) = load_checkpoint(&bytes) else { continue };
-        let scored = journal(lane as u32)
-            .iter()
-            .any(|r| r.number > record.number && r.learned > record.learned && r.swap == record.swap);
+        let scored = record.learned >= 8
+            && journal(lane as u32).iter().any(|r| r.learned >= record.learned + 5 && r.swap == record.swap);
         if !scored || tail.number <= record.number {
             continue;
         }

@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export PREFIX DESTDIR
 
-.PHONY: all build demo test torture planted bench bench-peers datasets install uninstall docs lint profile clean help
+.PHONY: all build demo test torture planted simulate bench bench-peers datasets install uninstall docs lint fuzz profile clean help
 
 all: build
 
@@ -41,6 +41,11 @@ planted:
 	@scripts/setup test
 	$(CARGO) test --release --locked --features faults --test planted -- --nocapture
 
+## make simulate      whole daemons under a made-up broker, disk and clock, by seeds: SEEDS=100000 FROM=0; SEED=123 tells one again
+simulate:
+	MILLSTREAM_SIM_SEEDS=$(or $(SEEDS),100000) MILLSTREAM_SIM_FROM=$(or $(FROM),0) $(if $(SEED),MILLSTREAM_SIM_SEED=$(SEED)) \
+	$(CARGO) test --release --locked --test simulation seeds -- --nocapture
+
 ## make bench         the benchmarks; NAMES="socket-json latency" picks, BENCH="--smoke" is quick
 bench: build
 	target/release/millstream-bench $(NAMES) $(BENCH)
@@ -71,6 +76,10 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
+
+## make fuzz          TARGET=json_rows SECONDS=600: a fuzzer of fuzz/README.md, guided by coverage (nightly toolchain)
+fuzz:
+	@scripts/fuzz "$(TARGET)" "$(or $(SECONDS),600)"
 
 clean:
 	$(CARGO) clean

@@ -3,12 +3,16 @@
 //! A workload first checks that outputs are right, then times; names are permanent, and a changed
 //! workload gets a new name. Only this file ends the process.
 
+mod broker;
 mod daemon;
 mod events;
 mod file;
 mod floor;
 mod footprint;
 mod formats;
+mod kafka;
+mod kafka_latency;
+mod kafka_loop;
 mod latency;
 mod learn;
 mod machine;
@@ -45,6 +49,9 @@ struct Args {
     /// Print the names, and what each measures.
     #[arg(long)]
     list: bool,
+    /// The no-op peer of the Kafka workloads, as a process of its own.
+    #[arg(long, value_name = "PLAN", hide = true)]
+    kafka_loop: Option<String>,
 }
 
 /// One measurement: its permanent name, what it is, and how it is made.
@@ -55,7 +62,7 @@ struct Workload {
 }
 
 /// All of them, in the order in which `all` runs them.
-const WORKLOADS: [Workload; 7] = [
+const WORKLOADS: [Workload; 9] = [
     Workload {
         name: "formats",
         what: "bytes to rows: JSON, CSV, binary; ns a row beside serde_json and sonic-rs",
@@ -82,6 +89,16 @@ const WORKLOADS: [Workload; 7] = [
         run: file::run,
     },
     Workload {
+        name: "kafka",
+        what: "8 partitions of JSON, learned, to another topic; events/s beside a no-op librdkafka loop",
+        run: kafka::run,
+    },
+    Workload {
+        name: "kafka-latency",
+        what: "event produced to prediction readable, open loop, beside a no-op librdkafka loop",
+        run: kafka_latency::run,
+    },
+    Workload {
         name: "recovery",
         what: "the price of checkpoints; kill -9, the way back, nothing lost or twice",
         run: recovery::run,
@@ -98,6 +115,15 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    if let Some(plan) = &args.kafka_loop {
+        return match kafka_loop::run(plan) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => {
+                eprintln!("millstream-bench: --kafka-loop: {message}");
+                ExitCode::from(1)
+            }
+        };
+    }
     if args.list {
         WORKLOADS.iter().for_each(|w| println!("{:<14}{}", w.name, w.what));
         return ExitCode::SUCCESS;

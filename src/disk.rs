@@ -3,7 +3,7 @@
 
 use crate::error::{Fault, Result};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -101,4 +101,30 @@ impl DiskFile for File {
     fn sync(&mut self) -> io::Result<()> {
         self.sync_all()
     }
+}
+
+/// Makes a directory and those above it that are missing, each durable in its parent.
+///
+/// # Errors
+/// Environment, naming the directory that can't be made.
+pub fn make_dirs(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let failed = |e: io::Error| Fault::io(dir.display(), &e);
+    match disk.is_dir(dir) {
+        Ok(true) => return Ok(()),
+        Ok(false) => return Err(failed(ErrorKind::NotADirectory.into())),
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
+        Err(_) => {}
+    }
+    let parent = match dir.parent() {
+        None => return Err(failed(ErrorKind::NotFound.into())),
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    };
+    make_dirs(disk, parent)?;
+    match disk.make_dir(dir) {
+        // Another daemon may have made it meanwhile.
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(failed(e)),
+        _ => {}
+    }
+    disk.sync_dir(parent).map_err(|e| Fault::io(format!("sync {}", parent.display()), &e))
 }

@@ -41,12 +41,14 @@ pub struct Fault {
     pub message: String,
     /// What to do. Empty where the message says it all.
     pub hint: String,
+    /// True where waiting alone won't mend it: somebody must grant, make or raise something.
+    pub lasting: bool,
 }
 
 impl Fault {
     /// A fault of any class.
     pub fn new(class: Class, message: impl Into<String>) -> Fault {
-        Fault { class, message: message.into(), hint: String::new() }
+        Fault { class, message: message.into(), hint: String::new(), lasting: false }
     }
     /// Wrong use, or a refused candidate (exit 2).
     pub fn misuse(message: impl Into<String>) -> Fault {
@@ -64,13 +66,18 @@ impl Fault {
     pub fn internal(message: impl Into<String>) -> Fault {
         Fault::new(Class::Internal, message)
     }
-    /// An I/O error at a named place.
+    /// An I/O error at a named place, with the advice that its kind gives.
     pub fn io(what: impl fmt::Display, error: &std::io::Error) -> Fault {
-        Fault::environment(format!("{what}: {error}"))
+        Fault::environment(format!("{what}: {error}")).hint(advice(error))
     }
     /// The same fault with advice.
     pub fn hint(mut self, hint: impl Into<String>) -> Fault {
         self.hint = hint.into();
+        self
+    }
+    /// The same fault, as one that lasts until somebody acts.
+    pub fn lasting(mut self) -> Fault {
+        self.lasting = true;
         self
     }
     /// The same fault, its message prefixed with where it happened.
@@ -79,6 +86,23 @@ impl Fault {
         self
     }
 }
+
+/// What to do about an I/O error, where its kind alone says so.
+fn advice(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free space on that disk, then start again",
+        ErrorKind::ReadOnlyFilesystem => "mount that disk for writing, then start again",
+        ErrorKind::PermissionDenied => "give the user that the daemon runs as the right to it",
+        _ if error.raw_os_error() == Some(EIO) => {
+            "the disk failed: look at the kernel's log, mend it, then start again"
+        }
+        _ => "",
+    }
+}
+
+/// The error number of a device that failed: the standard library has no kind for it.
+const EIO: i32 = 5;
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

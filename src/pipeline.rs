@@ -18,7 +18,7 @@ use crate::faults;
 use crate::model::{self, Features, LabelKind, Learned, Model, Scratch, Shape};
 use crate::preprocess::{self, DenseKind, Layout, Row, Step, TokenColumn};
 use crate::schema::{FieldType, Missing, Role, Schema, SchemaSpec, Slot};
-use crate::state::State;
+use crate::state::{COUNT_MAX, State};
 use fill::{Fill, has_nan};
 use golden::{batch_of, event_of};
 use serde::{Deserialize, Serialize};
@@ -160,6 +160,9 @@ impl Pipeline {
             }
         }
         pipeline.model.load(state, "model.")?;
+        if manifest.learned > COUNT_MAX {
+            return Err(Fault::corruption(format!("manifest: learned = {} is no count", manifest.learned)));
+        }
         pipeline.learned = manifest.learned;
         pipeline.golden.clone_from(&manifest.golden);
         if !faults::planted("scaler-state-not-saved") {

@@ -7,6 +7,9 @@
 use crate::error::{Fault, Result};
 use std::collections::BTreeMap;
 
+/// The highest count that a state may hold: no stream has as many events, and every f64 up to here is exact.
+pub const COUNT_MAX: u64 = 1 << 53;
+
 /// The data of a tensor. Little-endian in files.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Data {
@@ -151,9 +154,20 @@ impl State {
         target.copy_from_slice(self.get_f64(name, Some(target.len()))?);
         Ok(())
     }
-    /// A single u64 that was stored as a vector of one.
-    pub fn get_one_u64(&self, name: &str) -> Result<u64> {
-        Ok(self.get_u64(name, Some(1))?[0])
+    /// A vector of counts, of the given length (`None`: any).
+    ///
+    /// # Errors
+    /// As the others, and Corruption for a number above [`COUNT_MAX`].
+    pub fn get_counts(&self, name: &str, len: Option<usize>) -> Result<&[u64]> {
+        let counts = self.get_u64(name, len)?;
+        match counts.iter().find(|count| **count > COUNT_MAX) {
+            Some(bad) => Err(Fault::corruption(format!("tensor {name:?}: {bad} is no count"))),
+            None => Ok(counts),
+        }
+    }
+    /// A single count that was stored as a vector of one.
+    pub fn get_one_count(&self, name: &str) -> Result<u64> {
+        Ok(self.get_counts(name, Some(1))?[0])
     }
     /// A single f64 that was stored as a vector of one.
     pub fn get_one_f64(&self, name: &str) -> Result<f64> {
@@ -207,6 +221,15 @@ mod tests {
         assert_eq!(state.get_strings("d").expect("strings"), [b"".to_vec(), b"ab".to_vec(), "ü".into()]);
         state.put_u64("d.ends", &[3, 1, 4]);
         assert!(state.get_strings("d").is_err());
+    }
+
+    #[test]
+    fn a_count_that_no_stream_reaches_is_damage() {
+        let mut state = State::new();
+        state.put_u64("n", &[COUNT_MAX, COUNT_MAX]);
+        assert_eq!(state.get_counts("n", Some(2)).expect("counts"), [COUNT_MAX; 2]);
+        state.put_u64("n", &[COUNT_MAX + 1]);
+        assert!(state.get_one_count("n").expect_err("too high").message.contains("no count"));
     }
 
     #[test]

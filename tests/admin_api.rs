@@ -188,6 +188,8 @@ fn a_swap_by_path_is_read_by_the_daemon() {
     for path in ["relative.safetensors", "/dev/zero", "/tmp"] {
         assert_eq!(post(&f.socket, "/v1/swap", json!({"artifact": path}).to_string().as_bytes()).0, 422, "{path}");
     }
+    // A file that says it is empty, and is not.
+    assert_eq!(post(&f.socket, "/v1/swap", b"{\"artifact\":\"/proc/self/smaps\"}").0, 413);
     assert_eq!(post(&f.socket, "/v1/swap", b"").0, 400);
     assert_eq!(post(&f.socket, "/v1/swap", b"{\"artefact\":\"/tmp/x\"}").0, 400);
 }
@@ -247,6 +249,18 @@ fn a_second_swap_waits_for_nothing() {
     assert_eq!(answer(&mut first).0, 200);
     fake_engine(&f.requests);
     assert_eq!(post(&f.socket, "/v1/swap", b"def").0, 200);
+}
+
+#[test]
+fn a_client_that_has_closed_its_sending_half_is_answered() {
+    let f = start(|_| {});
+    // Whether the end of its bytes arrives with the request or behind it, is chance.
+    for _ in 0..50 {
+        let mut stream = connect(&f.socket);
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").expect("send");
+        stream.shutdown(std::net::Shutdown::Write).expect("no more to say");
+        assert_eq!(answer(&mut stream).0, 200);
+    }
 }
 
 #[test]

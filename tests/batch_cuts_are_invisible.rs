@@ -3,7 +3,9 @@
 //! The same events give the same predictions to the byte, the same digest and the same tensors, whatever
 //! the batch size, the number of threads and the times of commits and checkpoints; for every kind of
 //! model that learns, those that learn in units of several events included. And whatever the cuts:
-//! random ones, by the library.
+//! random ones, by the library; and random ways to run the daemon, ended and started again on the way.
+//!
+//! `PROPTEST_CASES=N` tries more of them.
 
 mod support;
 
@@ -111,8 +113,134 @@ fn the_daemon_gives_the_same_bytes_digest_and_tensors() {
     }
 }
 
+/// So many cases, or as many as `PROPTEST_CASES` says.
+fn config(cases: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(cases);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// How one run of the daemon is configured, and where it ends: never, or at a share of the output, by which signal.
+#[derive(Debug, Clone)]
+struct Stretch {
+    batch: u32,
+    threads: u32,
+    commit_ms: u32,
+    commit_events: u32,
+    checkpoint_ms: u32,
+    keep: u32,
+    ends_at: f64,
+    kill: bool,
+}
+
+fn stretch() -> impl Strategy<Value = Stretch> {
+    let sizes = (1u32..1_500, 1u32..=8, 1u32..60, 1u32..4_000, 10u32..200, 1u32..4);
+    (sizes, 0.0..1.0, any::<bool>()).prop_map(|(sizes, ends_at, kill)| {
+        let (batch, threads, commit_ms, commit_events, checkpoint_ms, keep) = sizes;
+        Stretch { batch, threads, commit_ms, commit_events, checkpoint_ms, keep, ends_at, kill }
+    })
+}
+
+impl Stretch {
+    fn sets(&self, scene: &Scene, lanes: u32, name: &str) -> Vec<String> {
+        [
+            format!("lanes={lanes}"),
+            format!("state_dir={}", scene.text(&format!("{name}-state"))),
+            format!("sink.path={}", scene.text(&format!("{name}.ndjson"))),
+            format!("engine.batch_events_max={}", self.batch),
+            format!("engine.threads={}", self.threads),
+            format!("engine.commit_events_max={}", self.commit_events),
+            format!("delivery.commit_interval_ms={}", self.commit_ms),
+            format!("checkpoint.interval_ms={}", self.checkpoint_ms),
+            format!("checkpoint.keep={}", self.keep),
+        ]
+        .into_iter()
+        .flat_map(|set| ["--set".to_string(), set])
+        .collect()
+    }
+}
+
+/// A lane's output, digest, number of events and tensors.
+type Left = (Vec<u8>, String, u64, millstream::state::State);
+
+fn left_by(scene: &Scene, lanes: u32, name: &str) -> Vec<Left> {
+    let of_lane = |lane: u32| {
+        let out = if lanes == 1 { format!("{name}.ndjson") } else { format!("{name}.lane-{lane}.ndjson") };
+        let entries = std::fs::read_dir(scene.path(&format!("{name}-state/lane-{lane}"))).expect("a lane");
+        let files = entries.map(|e| e.expect("an entry").path());
+        let newest = files.filter(|p| p.to_string_lossy().contains("/checkpoint-")).max().expect("a checkpoint");
+        let bytes = std::fs::read(newest).expect("readable");
+        let (manifest, state) = millstream::artifact::decode(&bytes).expect("a checkpoint");
+        let position = &manifest["position"];
+        let digest = position["digest"].as_str().expect("a digest").to_string();
+        (scene.read(&out), digest, position["seq"].as_u64().expect("a number"), state)
+    };
+    (0..lanes).map(of_lane).collect()
+}
+
+fn texts(sets: &[String]) -> Vec<&str> {
+    sets.iter().map(String::as_str).collect()
+}
+
+/// Rows dealt out to so many files, each with the header.
+fn dealt(csv: &str, files: usize) -> Vec<String> {
+    let (header, rows) = csv.split_once('\n').expect("a header");
+    let mut dealt = vec![format!("{header}\n"); files];
+    for (i, row) in rows.lines().enumerate() {
+        dealt[i % files] += &format!("{row}\n");
+    }
+    dealt
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(5))]
+
+    #[test]
+    fn random_ways_to_run_with_restarts_give_the_same_bytes(
+        case in 0usize..7, lanes in 1u32..=3, stretches in prop::collection::vec(stretch(), 1..5)
+    ) {
+        let (name, spec, csv) = cases().swap_remove(case);
+        let scene = Scene::new(
+            &spec,
+            "source.kind = \"file\"\nsource.format = \"csv\"\nsource.paths = [\"DIR/*.csv\"]\nsink.kind = \"file\"\n",
+        );
+        for (i, text) in dealt(&csv.repeat_rows(2), 8).into_iter().enumerate() {
+            scene.write(&format!("{i}.csv"), text);
+        }
+        let calm = Stretch {
+            batch: 1_000, threads: 1, commit_ms: 100, commit_events: 1_000_000, checkpoint_ms: 60_000, keep: 3,
+            ends_at: 1.0, kill: false,
+        };
+        let arguments = |way: &Stretch, run: &str| way.sets(&scene, lanes, run);
+        let run_to_end = |sets: &[String]| scene.run_to_end(&texts(sets));
+        run_to_end(&arguments(&calm, "calm"));
+        let expected = left_by(&scene, lanes, "calm");
+        let written = |run: &str| (0..lanes).map(|lane| {
+            let lane = if lanes == 1 { String::new() } else { format!(".lane-{lane}") };
+            scene.length(&format!("{run}{lane}.ndjson"))
+        }).sum::<u64>();
+        let whole = written("calm");
+        for way in &stretches {
+            let sets = arguments(way, "wild");
+            let mut daemon = scene.spawn(&texts(&sets));
+            let reach = (whole as f64 * way.ends_at) as u64;
+            support::daemon::until("output", || (written("wild") > reach || !daemon.runs()).then_some(()));
+            if daemon.runs() && !way.kill {
+                daemon.terminate();
+            } else if daemon.runs() {
+                daemon.kill();
+            }
+        }
+        run_to_end(&arguments(stretches.last().expect("one at least"), "wild"));
+        for (lane, (found, expected)) in left_by(&scene, lanes, "wild").iter().zip(&expected).enumerate() {
+            prop_assert!(found.0 == expected.0, "{}: lane {}: predictions differ: {:?}", name, lane, stretches);
+            prop_assert_eq!((&found.1, found.2), (&expected.1, expected.2), "{}: lane {}", name, lane);
+            prop_assert!(found.3 == expected.3, "{}: lane {}: tensors differ: {:?}", name, lane, stretches);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(12))]
 
     #[test]
     fn random_cuts_give_the_same_scores_and_state(cuts in prop::collection::vec(1usize..90, 1..20)) {

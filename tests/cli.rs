@@ -150,3 +150,33 @@ fn a_folder_that_cannot_be_written_to_exits_with_4() {
     assert_eq!(output.status.code(), Some(4), "{}", err(&output));
     assert!(err(&output).starts_with("millstream: /proc/nonexistent: "), "{}", err(&output));
 }
+
+#[test]
+fn an_evaluation_of_nothing_exits_with_2_and_says_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        path.display().to_string()
+    };
+    let spec = "name = \"p\"\n[schema]\nlabel = \"y\"\n[schema.fields]\na = \"float\"\ny = \"bool\"\n\
+                [model]\nkind = \"logistic-regression\"\n";
+    let spec = place("p.toml", spec);
+    // CSV under a name that says JSON lines.
+    let wrong = place("rows.txt", "a,y\n1,true\n2,false\n");
+    let output = output(&["evaluate", "--pipeline", &spec, "--input", &wrong, "--json"]);
+    assert_eq!(output.status.code(), Some(2), "{}", err(&output));
+    assert!(
+        err(&output).contains("all 3 events were turned away") && err(&output).contains(".csv"),
+        "{}",
+        err(&output)
+    );
+    // Without a label there is no figure, rather than one of 0.
+    let unlabelled = place("rows.csv", "a,y\n1,\n2,\n");
+    let output = self::output(&["evaluate", "--pipeline", &spec, "--input", &unlabelled, "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["pipelines"][0]["metrics"], serde_json::json!({}), "{report}");
+    let output = self::output(&["evaluate", "--pipeline", &spec, "--input", &unlabelled]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("nothing was labelled") && !text.contains("accuracy"), "{text}");
+}

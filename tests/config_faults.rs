@@ -114,6 +114,16 @@ fn a_file_that_is_not_toml_names_the_line_and_does_not_call_the_rest_missing() {
     assert!(found[0].starts_with("m.toml:2:1: duplicate key"), "{found:#?}");
 }
 
+/// Found by the fuzzer `config`: half a date ended the program.
+#[test]
+fn half_a_date_is_a_fault_like_others() {
+    for value in ["0-1", "[0-1]", "[[1, 0-1]]", "2024-", "12:", "1979-05-27"] {
+        let found = faults(&format!("{FILE}[delivery]\ncommit_interval_ms = {value}\n"), &[], &[]);
+        assert!(found.iter().all(|fault| fault.starts_with("m.toml:6:")), "{value}: {found:#?}");
+        assert!(found.iter().any(|fault| fault.contains("it must be a whole number")), "{value}: {found:#?}");
+    }
+}
+
 #[test]
 fn what_is_missing_is_named_with_the_kind_that_needs_it() {
     let found = faults("pipeline = \"p\"\n[source]\nkind = \"kafka\"\n[sink]\nkind = \"file\"\n", &[], &[]);
@@ -323,6 +333,31 @@ fn the_resolved_config_reads_back_to_the_same_config_anywhere() {
 }
 
 #[test]
+fn secrets_are_never_printed_and_a_password_is_taken_as_it_is_written() {
+    let secrets = [
+        "sasl.password",
+        "ssl.key.password",
+        "ssl.key.pem",
+        "ssl.keystore.password",
+        "sasl.jaas.config",
+        "sasl.oauthbearer.client.secret",
+    ];
+    let mut sets: Vec<String> = secrets.iter().map(|key| format!("source.kafka.{key}=hush-{key}")).collect();
+    sets.push("source.kafka.sasl.username=shown".into());
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let config = parse_with(KAFKA, &sets, &[]).expect("good");
+    let text = config.to_toml();
+    assert!(!text.contains("hush-") && text.contains("shown"), "{text}");
+    assert_eq!(text.matches(millstream::config::MASK).count(), secrets.len(), "{text}");
+    for password in ["1e5", "0x10", "1_000", "true", "'"] {
+        let set = format!("source.kafka.sasl.password={password}");
+        let config = parse_with(KAFKA, &[&set], &[]).expect("good");
+        let SourceKind::Kafka { properties, .. } = &config.source.kind else { panic!("kafka") };
+        assert_eq!(properties["sasl.password"], password);
+    }
+}
+
+#[test]
 fn a_reload_takes_what_it_can_and_names_what_needs_a_restart() {
     let old = good(KAFKA);
     assert_eq!(reloadable_changes(&old, &old), Ok(Vec::new()));
@@ -424,5 +459,36 @@ proptest::proptest! {
         if let Err(faults) = parse(&contract) {
             assert!(!faults.is_empty());
         }
+    }
+}
+
+#[test]
+fn an_output_that_would_be_read_again_is_refused() {
+    let source = |paths: &str| format!("pipeline = \"p.toml\"\nsource.kind = \"file\"\nsource.paths = [{paths}]\n");
+    let sink = "sink.kind = \"file\"\nsink.path = \"/d/out.ndjson\"\n";
+    for (paths, more) in [
+        ("\"/d/out.ndjson\"", ""),
+        ("\"/d/a.csv\", \"/d/*.ndjson\"", ""),
+        ("\"/d/*\"", ""),
+        ("\"/**/o*\"", ""),
+        ("\"/d/out.ndjson.?\"", ""),
+        ("\"/d/out.lane-1.ndjson\"", "lanes = 2\n"),
+    ] {
+        let found = faults(&format!("{more}{}{sink}", source(paths)), &[], &[]);
+        assert!(
+            found.len() == 1 && found[0].contains("sink.path") && found[0].contains("an input as well"),
+            "{found:?}"
+        );
+    }
+    let found = faults(&format!("{}{sink}sink.dead_letters = \"x/dead\"\n", source("\"x/*\"")), &[], &[]);
+    assert!(found.len() == 1 && found[0].contains("sink.dead_letters") && found[0].contains("\"x/*\""), "{found:?}");
+    for (paths, more) in [
+        ("\"/d/*.json\"", ""),
+        ("\"/d/e/*\"", ""),
+        ("\"/*\"", ""),
+        ("\"/d/out.lane-1.ndjson\"", ""),
+        ("\"/d/out.lane-2.ndjson\"", "lanes = 2\n"),
+    ] {
+        good(&format!("{more}{}{sink}", source(paths)));
     }
 }

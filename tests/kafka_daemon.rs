@@ -8,33 +8,16 @@ mod support;
 use millstream::admin::CtlAction;
 use millstream::decode::{DecodeOptions, Format};
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use support::broker::Broker;
 use support::daemon::{Daemon, Scene, until};
 use support::events::{self, Random, SPEC};
-use support::library;
-use support::stream::{ByPartition, Made, PARTITIONS, Stream, by_partition, json, oracle, replay_is_equal};
+use support::stream::{ByPartition, PARTITIONS, Stream, by_partition, json, oracle, replay_is_equal};
+use support::verdict::{assert_each_once, assert_same, assert_same_model, last_words};
 
 const AT_LEAST_ONCE: &str = "delivery.guarantee = \"at-least-once\"\n";
-
-/// Whether the output is the oracle's, and says where it isn't.
-#[track_caller]
-fn assert_same(found: &ByPartition, expected: &ByPartition) {
-    for (partition, expected) in expected {
-        let found = found.get(partition).map_or(&[][..], Vec::as_slice);
-        for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
-            let text = |m: &(Option<Vec<u8>>, Vec<u8>)| String::from_utf8_lossy(&m.1).into_owned();
-            assert!(found == expected, "partition {partition}, message {at}: {} — {}", text(found), text(expected));
-        }
-        assert_eq!(found.len(), expected.len(), "messages of partition {partition}");
-    }
-    assert!(found.keys().all(|partition| expected.contains_key(partition)), "{:?}", found.keys());
-}
 
 /// Kills and starts the daemon `kills` times at random moments while events go on coming, then waits until all
 /// is committed, and stops it.
@@ -63,38 +46,6 @@ fn through_kills(stream: &Stream, scene: &Scene, kills: u64, seed: u64) -> u64 {
     sent
 }
 
-/// Each event's number was used once, and each input offset once, in order.
-fn assert_each_once(predictions: &ByPartition, dead: &ByPartition, sent: u64) {
-    let mut seqs = Vec::new();
-    for messages in predictions.values() {
-        let of = |m: &(Option<Vec<u8>>, Vec<u8>)| serde_json::from_slice::<Value>(&m.1).expect("JSON");
-        let rows: Vec<Value> = messages.iter().map(of).collect();
-        assert!(rows.windows(2).all(|w| w[0]["offset"].as_u64() < w[1]["offset"].as_u64()), "offsets in order, once");
-        seqs.extend(rows.iter().map(|row| row["seq"].as_u64().expect("seq")));
-    }
-    let letters: usize = dead.values().map(Vec::len).sum();
-    assert_eq!((seqs.len() + letters) as u64, sent, "each event has a prediction or a dead letter");
-    seqs.sort_unstable();
-    assert!(seqs.windows(2).all(|w| w[0] < w[1]) && seqs.last().is_some_and(|s| *s < sent), "seq 0..n-1, once");
-}
-
-/// The final checkpoint's model is the oracle's, its digest the journal's.
-fn assert_same_model(stream: &Stream, scene: &Scene, lane: u32, made: &mut Made) {
-    let tail = stream.journal(lane as i32).pop().expect("a record");
-    assert_eq!(scene.digest(lane), (tail.digest.clone(), made.seq));
-    assert_eq!(tail.learned, made.learned, "learned once each");
-    assert!(scene.newest_checkpoint(lane).1 == library::learned(&mut made.pipeline), "the model is the oracle's");
-}
-
-/// The daemon's metrics, by its admin socket.
-fn metrics(scene: &Scene) -> String {
-    let mut socket = UnixStream::connect(scene.path("admin.sock")).expect("the admin socket");
-    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("asked");
-    let mut text = String::new();
-    socket.read_to_string(&mut text).expect("answered");
-    text
-}
-
 #[test]
 fn events_become_predictions_on_their_partition_and_bad_ones_dead_letters() {
     let stream = Stream::new(Broker::shared(), "round");
@@ -114,7 +65,7 @@ fn events_become_predictions_on_their_partition_and_bad_ones_dead_letters() {
         let lines = metrics.lines().filter(|l| l.contains("lag") && l.contains("round-in/") && !l.starts_with('#'));
         lines.map(str::to_string).collect()
     };
-    let metrics = metrics(&scene);
+    let metrics = scene.metrics();
     let lag = lag(&metrics);
     assert!(lag.len() == PARTITIONS as usize && lag.iter().all(|l| l.ends_with(" 0")), "{lag:?}\n{metrics}");
     stream.group_is_at_the_end();
@@ -187,24 +138,6 @@ fn exactly_once_through_kills() {
     assert_each_once(&out, &dead, sent);
     assert_same_model(&stream, &scene, 0, &mut made);
     replay_is_equal(&scene);
-}
-
-/// The last word on each event, in order, and how many were said more than once. With `alike`, what is said again
-/// must be what was said.
-fn last_words(messages: &ByPartition, alike: bool) -> (ByPartition, usize) {
-    let (mut all, mut repeated) = (ByPartition::new(), 0);
-    for (partition, messages) in messages {
-        let mut last = BTreeMap::new();
-        for message in messages {
-            let row: Value = serde_json::from_slice(&message.1).expect("JSON");
-            if let Some(before) = last.insert(row["offset"].as_u64().expect("offset"), message) {
-                assert!(!alike || before == message, "partition {partition}: repeated otherwise: {row}");
-                repeated += 1;
-            }
-        }
-        all.insert(*partition, last.into_values().cloned().collect());
-    }
-    (all, repeated)
 }
 
 #[test]

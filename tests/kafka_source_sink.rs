@@ -424,7 +424,7 @@ fn a_position_that_retention_overtook_is_said_with_both_offsets() {
     broker.delete_before("overtaken-in", 0, 30);
     let at = |offset| Position { offset, byte: 0 };
     let fault = source.start(&[("overtaken-in/0".into(), at(10))]).unwrap_err();
-    assert_eq!(fault.class, Class::Environment);
+    assert_eq!(fault.class, Class::Misuse);
     assert!(
         fault.message.contains("overtaken-in/0") && fault.message.contains("10") && fault.message.contains("30"),
         "{fault}"

@@ -149,3 +149,60 @@ fn a_file_beside_standard_input_is_not_read_twice() {
     scene.run_to_end(&[]);
     assert!(scene.read("out.ndjson") == out, "{} bytes, then {}", out.len(), scene.length("out.ndjson"));
 }
+
+/// A generated stream with a swap in it, and checkpoints only when they are asked for.
+const SWAPPED: &str = "source.kind = \"rate\"\nsource.format = \"json\"\nsource.rate = 5_000\nsource.events = 1_000_000\n\
+                       sink.kind = \"none\"\ncheckpoint.interval_ms = 600_000\ndelivery.commit_interval_ms = 5\n";
+
+/// Flips a bit of the version that a rollback of the first swap brings back.
+fn damage_previous(scene: &Scene) {
+    let name = format!("state/lane-0/previous-{:020}.safetensors", 1);
+    let mut bytes = scene.read(&name);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    scene.write(&name, bytes);
+}
+
+#[test]
+fn a_damaged_version_before_is_made_again_or_costs_only_its_rollback() {
+    let spec = include_str!("../models/hyperplane.toml");
+    let scene = Scene::new(spec, SWAPPED);
+    scene.write("other.toml", format!("{spec}\n# another version\n"));
+    let daemon = scene.start(&[]);
+    scene.ctl(&["checkpoint"]).good();
+    scene.ctl(&["swap", &scene.text("other.toml")]).good();
+    scene.ctl(&["checkpoint"]).good();
+    daemon.kill();
+    let before = || scene.ctl(&["versions", "--json"]).json()["lanes"][0]["previous"]["version"].clone();
+    let first = &millstream::artifact::content_hash(spec.as_bytes())[..8];
+    // The checkpoint before the swap is still there: the version is learned again.
+    damage_previous(&scene);
+    let daemon = scene.start(&[]);
+    assert!(daemon.said().contains("trying an older one"), "{}", daemon.said());
+    assert_eq!(before(), first);
+    // Only checkpoints behind the swap are left, and a journal that begins behind it: as after many checkpoints.
+    (0..3).for_each(|_| _ = scene.ctl(&["checkpoint"]).good());
+    daemon.kill();
+    damage_previous(&scene);
+    let journal = segments(&scene).pop().expect("a segment");
+    let text = String::from_utf8(std::fs::read(&journal).expect("bytes")).expect("UTF-8");
+    let oldest =
+        scene.checkpoints(0)[0].file_stem().expect("a name").to_string_lossy()["checkpoint-".len()..].to_string();
+    let oldest: u64 = oldest.parse().expect("a number");
+    let kept = text.lines().filter(|line| {
+        let record: Value = serde_json::from_str(&line[9..]).expect("a record");
+        record["number"].as_u64() >= Some(oldest)
+    });
+    let kept: String = kept.map(|line| format!("{line}\n")).collect();
+    std::fs::remove_file(&journal).expect("removed");
+    std::fs::write(journal.with_file_name(format!("{oldest:020}.journal")), kept).expect("written");
+    let daemon = scene.start(&[]);
+    assert!(daemon.said().contains("can't be brought back by a rollback"), "{}", daemon.said());
+    assert_eq!(before(), Value::Null);
+    scene.ctl(&["rollback"]).refused(2, &["no version before"]);
+    let at = daemon.status()["lanes"][0]["committed_seq"].as_u64();
+    until("events", || (daemon.status()["lanes"][0]["committed_seq"].as_u64() > at).then_some(()));
+    daemon.stop();
+    let report = scene.call_with_config("replay", &["--json"]).json();
+    assert_eq!(report["digest"], "equal", "{report}");
+}

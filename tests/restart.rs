@@ -134,6 +134,21 @@ fn a_checkpoint_of_wrong_numbers_is_found_by_the_digest() {
 }
 
 #[test]
+fn a_checkpoint_of_a_past_that_was_never_committed_is_passed_over() {
+    let (oracle, scene) = killed_half_way("");
+    scene.run_to_end(&[]);
+    // The newest stands at the journal's last record: no replay behind it could tell.
+    let path = scene.checkpoints(0).pop().expect("a checkpoint");
+    let (mut manifest, state) =
+        millstream::artifact::decode(&std::fs::read(&path).expect("readable")).expect("a checkpoint");
+    manifest["position"]["digest"] = "0123456789abcdef".into();
+    std::fs::write(&path, millstream::artifact::encode(&manifest, &state)).expect("written");
+    let said = scene.run_to_end(&[]);
+    assert!(said.contains("the checkpoint has") && said.contains("0123456789abcdef"), "{said}");
+    assert_same(&oracle, &scene);
+}
+
+#[test]
 fn nothing_usable_is_corruption() {
     // Every record speaks of many inputs with long names, so that the journal is trimmed on the way.
     let config = FILES.replace("DIR/*.json", "DIR/in/*.json") + "engine.commit_events_max = 1\n";

@@ -7,6 +7,7 @@
 //! cargo test --test simulation                                     a few thousand seeds
 //! MILLSTREAM_SIM_SEED=123 cargo test --test simulation -- --nocapture     one seed, told call by call
 //! MILLSTREAM_SIM_SEEDS=100000 MILLSTREAM_SIM_FROM=0 cargo test …   many (or: make simulate SEEDS=100000)
+//! MILLSTREAM_SIM_FAILURES=10                                       goes on until so many have failed
 //! ```
 
 #[path = "support/simulation/mod.rs"]
@@ -33,6 +34,7 @@ fn seeds() {
         return assert!(outcome.is_ok(), "seed {seed}: {}", outcome.unwrap_err());
     }
     let (count, from) = (number("MILLSTREAM_SIM_SEEDS").unwrap_or(SEEDS), number("MILLSTREAM_SIM_FROM").unwrap_or(0));
+    let most = number("MILLSTREAM_SIM_FAILURES").unwrap_or(1);
     let (next, failed, stop) = (AtomicU64::new(from), Mutex::new(Vec::new()), AtomicBool::new(false));
     let (all, began) = (Mutex::new(Counts::default()), Instant::now());
     std::thread::scope(|scope| {
@@ -46,8 +48,9 @@ fn seeds() {
                     match run::seed(seed, false) {
                         Ok(counts) => all.lock().unwrap_or_else(PoisonError::into_inner).add(&counts),
                         Err(what) => {
-                            failed.lock().unwrap_or_else(PoisonError::into_inner).push((seed, what));
-                            stop.store(true, Relaxed);
+                            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                            failed.push((seed, what));
+                            stop.store(failed.len() as u64 >= most, Relaxed);
                         }
                     }
                 }
@@ -58,6 +61,7 @@ fn seeds() {
     println!("{done} seeds from {from} in {seconds:.1} s: {:?}", all.lock().unwrap_or_else(PoisonError::into_inner));
     let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     failed.sort();
+    failed.iter().for_each(|(seed, what)| println!("seed {seed}: {what}"));
     if let Some((seed, what)) = failed.first() {
         panic!(
             "seed {seed} (the {done}th): {what}\nagain, told call by call: MILLSTREAM_SIM_SEED={seed} cargo test --test simulation -- --nocapture"

@@ -21,7 +21,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use support::torture::plan::Plan;
-use support::torture::{Summary, run};
+use support::torture::{Summary, quietly, run};
 
 /// Rounds of the short form.
 const SHORT_ROUNDS: u64 = 3;
@@ -80,7 +80,7 @@ fn nothing_tells_that_it_was_killed() {
             }
         }
     };
-    std::thread::scope(|scope| (0..jobs.max(1)).for_each(|_| drop(scope.spawn(&work))));
+    quietly(|| std::thread::scope(|scope| (0..jobs.max(1)).for_each(|_| drop(scope.spawn(work)))));
     let summary = summary.into_inner().expect("no panic holds it");
     eprintln!("torture: seed {seed}, {:.0} s\n{}", began.elapsed().as_secs_f64(), summary.table());
     if !long && summary.failures.is_empty() {

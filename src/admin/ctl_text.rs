@@ -123,7 +123,8 @@ fn change(action: &CtlAction, answer: &Value) -> String {
     for (key, value) in map {
         match value {
             Value::Array(items) => items.iter().for_each(|item| {
-                let _ = writeln!(out, "  {}", flat(item));
+                let named = if item.is_object() { String::new() } else { format!("{key} ") };
+                let _ = writeln!(out, "  {named}{}", flat(item));
             }),
             _ => {
                 let _ = writeln!(out, "  {key} {}", flat(value));
@@ -160,9 +161,10 @@ mod tests {
 
     #[test]
     fn changes_say_where_they_took_effect() {
-        let answer = json!({"version": "3f9c2ab1", "lanes": [{"lane": 0, "seq": 17}, {"lane": 1, "seq": 19}]});
+        let answer =
+            json!({"version": "3f9c2ab1", "lanes": [{"lane": 0, "seq": 17}, {"lane": 1, "seq": 19}], "elsewhere": [2]});
         let text = text(&CtlAction::Rollback, &answer);
-        assert_eq!(text, "rollback: done\n  version 3f9c2ab1\n  lane 0  seq 17\n  lane 1  seq 19\n");
+        assert_eq!(text, "rollback: done\n  version 3f9c2ab1\n  lane 0  seq 17\n  lane 1  seq 19\n  elsewhere 2\n");
     }
 
     #[test]

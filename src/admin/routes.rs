@@ -27,6 +27,7 @@ use axum::routing::{get, post};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use serde_json::json;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -295,11 +296,20 @@ fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, Refusal> {
     if !found.is_file() || !path.is_absolute() {
         return Err(refusal(422, format!("{}: not a file by its absolute path", path.display()), "name one"));
     }
+    let too_long = |length: String| {
+        let error = format!("{}: {length} bytes; at most {limit}", path.display());
+        refusal(413, error, "raise limits.artifact_bytes_max")
+    };
     if found.len() > limit {
-        let error = format!("{}: {} bytes; at most {limit}", path.display(), found.len());
-        return Err(refusal(413, error, "raise limits.artifact_bytes_max"));
+        return Err(too_long(found.len().to_string()));
     }
-    std::fs::read(path).map_err(fault)
+    // Not every file tells its length (those in /proc say 0), and one may grow while it is read.
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).and_then(|f| f.take(limit + 1).read_to_end(&mut bytes)).map_err(fault)?;
+    if bytes.len() as u64 > limit {
+        return Err(too_long(format!("over {limit}")));
+    }
+    Ok(bytes)
 }
 
 async fn no_such_route(method: Method, uri: Uri) -> Refusal {

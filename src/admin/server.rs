@@ -281,6 +281,8 @@ impl Door {
         http.timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
             .keep_alive(false)
+            // A client that has closed its sending half still reads: it is answered like others.
+            .half_close(true)
             .max_buf_size(64 * 1024);
         let serving = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
         let limit = self.connection_timeout;

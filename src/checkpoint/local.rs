@@ -3,7 +3,7 @@
 //! abandoned. A directory that is made is synced in its parent.
 
 use super::Store;
-use crate::disk::{Disk, Machine};
+use crate::disk::{Disk, Machine, make_dirs};
 use crate::error::{Fault, Result};
 use crate::faults;
 use std::io::ErrorKind;
@@ -23,6 +23,12 @@ pub struct LocalStore {
     dir: PathBuf,
     /// How old another process's temporary file must be to be removed.
     abandoned_after: Duration,
+}
+
+impl std::fmt::Debug for LocalStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LocalStore").field(&self.dir).finish()
+    }
 }
 
 impl LocalStore {
@@ -52,7 +58,9 @@ impl LocalStore {
     }
 
     fn new(disk: Arc<dyn Disk>, dir: &Path, abandoned_after: Duration) -> Result<LocalStore> {
-        make_dirs(disk.as_ref(), dir)?;
+        make_dirs(disk.as_ref(), dir).map_err(|fault| {
+            fault.hint("state_dir and checkpoint.store must be directories that the daemon may write to")
+        })?;
         let store = LocalStore { disk, dir: dir.to_path_buf(), abandoned_after };
         let ours = format!("{TEMPORARY}{}-", process_name());
         for name in store.entries()? {
@@ -159,32 +167,6 @@ impl Store for LocalStore {
     fn folder(&self, name: &str) -> Result<Arc<dyn Store>> {
         Ok(Arc::new(LocalStore::new(self.disk.clone(), &self.dir.join(name), self.abandoned_after)?))
     }
-}
-
-/// Makes a directory and those above it that are missing, each synced in its parent.
-fn make_dirs(disk: &dyn Disk, dir: &Path) -> Result<()> {
-    let failed = |e: std::io::Error| {
-        Fault::io(dir.display(), &e)
-            .hint("state_dir and checkpoint.store must be directories that the daemon may write to")
-    };
-    match disk.is_dir(dir) {
-        Ok(true) => return Ok(()),
-        Ok(false) => return Err(failed(ErrorKind::NotADirectory.into())),
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
-        Err(_) => {}
-    }
-    let parent = match dir.parent() {
-        None => return Err(failed(ErrorKind::NotFound.into())),
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-    };
-    make_dirs(disk, parent)?;
-    match disk.make_dir(dir) {
-        // Another daemon may have made it meanwhile.
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(failed(e)),
-        _ => {}
-    }
-    disk.sync_dir(parent).map_err(|e| Fault::io(format!("sync {}", parent.display()), &e))
 }
 
 /// A name of this process: its number alone comes back, in a container with each start.

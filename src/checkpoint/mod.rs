@@ -3,16 +3,20 @@
 //! This room sees bytes and record numbers, not models. Where the files are is a [`Store`]'s business:
 //!
 //! ```text
-//! local.rs    a directory: temporary file, fsync, rename, fsync of the directory
+//! local.rs     a directory: temporary file, fsync, rename, fsync of the directory
+//! object.rs    a prefix of an S3 bucket
 //! ```
 
 mod local;
+mod object;
 
 use crate::error::{Fault, Result};
 use crate::faults;
+use std::path::Path;
 use std::sync::Arc;
 
 pub use local::LocalStore;
+pub use object::{ObjectStore, SCHEME};
 
 const PREFIX: &str = "checkpoint-";
 const SUFFIX: &str = ".safetensors";
@@ -59,6 +63,17 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Environment, where it can't be made.
     fn folder(&self, name: &str) -> Result<Arc<dyn Store>>;
+}
+
+/// The store at `location`, which other processes may use as well: `s3://bucket/prefix`, or a directory.
+///
+/// # Errors
+/// Misuse, where the location can't be read; Environment, where the directory can't be made.
+pub fn open(location: &str) -> Result<Arc<dyn Store>> {
+    match location.starts_with(SCHEME) {
+        true => Ok(Arc::new(ObjectStore::open(location)?)),
+        false => Ok(Arc::new(LocalStore::shared(Path::new(location))?)),
+    }
 }
 
 impl dyn Store + '_ {

@@ -48,6 +48,7 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
         let mut evaluation = progressive(&mut pipeline, &args.inputs)?;
         evaluation.pipeline = path.display().to_string();
         evaluation.rejected.tell();
+        refuse_if_all_away(&evaluation)?;
         select(&mut evaluation.quality, &args.metrics)?;
         if let Some(out) = args.outs.get(i) {
             let from: Vec<String> = args.inputs.iter().map(|p| p.display().to_string()).collect();
@@ -57,6 +58,19 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
         done.push(evaluation);
     }
     super::print(&if args.json { json_text(&done) } else { table(&done) })
+}
+
+/// An evaluation of nothing is a misunderstanding, not a result.
+fn refuse_if_all_away(evaluation: &Evaluation) -> Result<()> {
+    if evaluation.events == 0 || evaluation.rejected.rows < evaluation.events {
+        return Ok(());
+    }
+    let first = evaluation.rejected.first.clone().unwrap_or_default();
+    Err(Fault::misuse(format!(
+        "{}: all {} events were turned away; the first: {first}",
+        evaluation.pipeline, evaluation.events
+    ))
+    .hint("compare the fields of the schema with the file: .csv has a header that names them, .bin holds frames, anything else JSON lines"))
 }
 
 /// A pipeline from a spec's or an artifact's file.
@@ -88,7 +102,7 @@ pub fn progressive(pipeline: &mut Pipeline, inputs: &[std::path::PathBuf]) -> Re
 }
 
 fn select(quality: &mut QualityReport, names: &[String]) -> Result<()> {
-    if names.is_empty() {
+    if names.is_empty() || quality.events == 0 {
         return Ok(());
     }
     // As people write them: log-loss is log_loss.
@@ -131,6 +145,10 @@ fn table(done: &[Evaluation]) -> String {
             "{} (version {}): {} events, {} learned{rejected}",
             e.pipeline, e.version, e.events, e.learned
         );
+        if e.quality.events == 0 {
+            text.push_str("  nothing was labelled, so there is nothing to compare with\n");
+            continue;
+        }
         let names: Vec<&String> = e.quality.baselines.keys().collect();
         let _ = write!(text, "  {:<24}{:>14}", "", "pipeline");
         for name in &names {

@@ -6,9 +6,9 @@ use crate::error::{Fault, Result};
 use crate::schema::Schema;
 use crate::source::file::{FileOptions, FileSource};
 use crate::source::{Framing, Polled, ReadOptions, Source};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Rows decoded at once.
 const BATCH_EVENTS: usize = 1_024;
@@ -24,13 +24,50 @@ pub fn format_of(path: &Path) -> Format {
 }
 
 /// A bar on a terminal where a person watches; silent elsewhere, and in the first two seconds.
-pub fn bar(total: u64, what: &str) -> ProgressBar {
-    let bar = ProgressBar::new(total);
+pub struct Bar {
+    bar: ProgressBar,
+    began: Instant,
+    shown: bool,
+}
+
+/// What is done sooner needs no bar.
+const BAR_AFTER: Duration = Duration::from_secs(2);
+
+/// A bar over `total` units of `what`.
+pub fn bar(total: u64, what: &str) -> Bar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
     bar.set_style(
         ProgressStyle::with_template("{msg} {wide_bar} {percent}% {elapsed} left {eta}").expect("a valid template"),
     );
     bar.set_message(what.to_string());
-    bar
+    Bar { bar, began: Instant::now(), shown: false }
+}
+
+impl Bar {
+    /// So many more units are done.
+    pub fn inc(&mut self, units: u64) {
+        self.set_position(self.bar.position() + units);
+    }
+
+    /// What is done now.
+    pub fn set_message(&self, what: &str) {
+        self.bar.set_message(what.to_string());
+    }
+
+    /// So many units are done in all.
+    pub fn set_position(&mut self, units: u64) {
+        self.bar.set_position(units);
+        if !self.shown && self.began.elapsed() >= BAR_AFTER {
+            self.shown = true;
+            // Hidden where standard error is no terminal.
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+    }
+
+    /// All is done: the line is free again.
+    pub fn finish_and_clear(&self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// The rows that were turned away.
@@ -75,7 +112,7 @@ pub fn read(
     take: &mut dyn FnMut(&mut Batch) -> Result<()>,
 ) -> Result<TurnedAway> {
     let total = inputs.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum();
-    let (bar, mut rejected) = (bar(total, what), TurnedAway::default());
+    let (mut bar, mut rejected) = (bar(total, what), TurnedAway::default());
     for input in inputs {
         let format = format_of(input);
         let framing = match format {

@@ -36,7 +36,7 @@ const CHUNK_ROWS: u64 = 10_000;
 fn datasets(folder: &Path, rows: u64) -> Result<()> {
     let io = |error| Fault::io(folder.display(), &error);
     std::fs::create_dir_all(folder).map_err(io)?;
-    let bar = super::events::bar(Kind::ALL.len() as u64 * 2 * rows, "generating");
+    let mut bar = super::events::bar(Kind::ALL.len() as u64 * 2 * rows, "generating");
     for kind in Kind::ALL {
         for drifts in [false, true] {
             let mut options = GeneratorOptions::new(kind, 1);

@@ -1,32 +1,49 @@
 //! `millstream replay`: the past again, without emitting: against the record, or versions against each
 //! other.
+//!
+//! Against the record, whole commits are replayed, from the checkpoint at or before `--from` to the commit
+//! that holds the event before `--to`: a digest stands at commits only, and the report says which events it
+//! covers. Versions are compared over exactly the events asked for, each learning as it goes: two and more
+//! with each other, a single one with what was in force (swaps, rollbacks and a frozen model included).
 
-use crate::batch::{Block, Cursor};
-use crate::checkpoint::checkpoint_name;
+mod compare;
+
 use crate::cli::ReplayArgs;
 use crate::config::Config;
-use crate::engine::home::Home;
-use crate::engine::lane::LaneCore;
-use crate::engine::recover::{Archive, load_checkpoint, name_inputs, replay_record};
+use crate::engine::home::{Home, Places};
+use crate::engine::lane::{LaneCore, Watch};
+use crate::engine::recover::{Archive, replay_record};
 use crate::engine::wire;
 use crate::error::{Class, Fault, Result};
-use crate::journal::{Journal, JournalRecord};
-use crate::metrics::{LaneMetrics, Progressive};
+use crate::journal::JournalRecord;
+use crate::metrics::LaneMetrics;
 use crate::pipeline::Pipeline;
-use crate::source::{Polled, Position, Source};
+use crate::source::Source;
+use compare::Comparison;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Replays what the config's state directory remembers.
 ///
 /// # Errors
-/// Corruption, where a lane's digest differs; Environment, where the events are gone or a daemon runs.
+/// Corruption, where a lane's digest differs or no checkpoint is usable; Misuse, where the range is out of
+/// reach; Environment, where the events are gone or a daemon runs.
 pub fn replay(config: &Config, args: &ReplayArgs) -> Result<()> {
     if !config.source.kind.replayable() {
         return Err(Fault::misuse("the source can't be read again").hint("files, Kafka and generators can"));
     }
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from >= to
+    {
+        return Err(Fault::misuse(format!("--from {from} --to {to}: no event is in between")));
+    }
     let bytes = crate::engine::read_pipeline(config)?;
-    let home = Home::open(&config.state_dir, config.lanes, &bytes, false)?;
+    let places = Places::of(config);
+    if !Home::is_begun(&places)? {
+        return Err(Fault::misuse(format!("{}: there is no past to replay", places.name()))
+            .hint("check state_dir and checkpoint.store: a daemon begins its past there at its first start"));
+    }
+    let home = Home::open(&places, config.lanes, &bytes, false)?;
     let lanes: Vec<u32> = args.lane.map_or_else(|| (0..config.lanes).collect(), |lane| vec![lane]);
     let mut first = None;
     for lane in lanes {
@@ -45,141 +62,158 @@ struct Past {
     source: Box<dyn Source>,
     records: Vec<JournalRecord>,
     core: LaneCore,
-    from_seq: u64,
 }
 
 fn replay_lane(config: &Config, home: &Home, lane: u32, args: &ReplayArgs) -> Result<(Value, Option<Fault>)> {
-    let store = home.checkpoints(config.checkpoint.store.as_deref(), lane)?;
+    let store = home.checkpoints(lane)?;
     let lineage = &home.lineage;
     let (store, artifacts) = (store.as_ref(), home.artifacts.as_ref());
     let archive = Archive { store, artifacts, base: &lineage.base, lineage: &lineage.lineage };
-    let mut past = open(config, home, lane, args, &archive)?;
-    if !args.artifacts.is_empty() {
-        return Ok((compare(config, lane, args, past)?, None));
+    let at = |fault: Fault| fault.at(format!("lane {lane}"));
+    let Some(mut past) = open(config, home, lane, args, &archive).map_err(at)? else {
+        let report =
+            json!({ "lane": lane, "from": 0, "to": 0, "events": 0, "digest": "equal", "first_difference": null });
+        return Ok((report, None));
+    };
+    let begins = past.core.seq();
+    let reaches = past.records.last().map_or(begins, |r| r.seq);
+    let mut comparison = match args.artifacts.is_empty() {
+        true => None,
+        false => {
+            let range = args.from.unwrap_or(begins)..args.to.unwrap_or(reaches);
+            Some(Comparison::new(config, past.core.pipeline(), &args.artifacts, range).map_err(at)?)
+        }
+    };
+    let watch: &mut dyn Watch = match &mut comparison {
+        Some(comparison) => comparison,
+        None => &mut (),
+    };
+    let differs = run(&mut past, &archive, watch).map_err(at)?;
+    let (from, to) = comparison.as_ref().map_or((begins, past.core.seq()), |c| (c.range.start, c.range.end));
+    let mut report = json!({
+        "lane": lane, "from": from, "to": to, "events": to - from,
+        "digest": if differs.is_none() { "equal" } else { "differs" },
+        "first_difference": differs.as_ref().map(|(difference, _)| difference),
+    });
+    if let Some(comparison) = &comparison {
+        report["versions"] = comparison.versions();
+        report["better"] = comparison.better();
     }
-    let bar = super::events::bar(past.records.len() as u64, "replaying");
-    let mut differs = None;
+    Ok((report, differs.map(|(_, fault)| at(fault))))
+}
+
+/// Replays the records; the first one that differs, and how.
+fn run(past: &mut Past, archive: &Archive<'_>, watch: &mut dyn Watch) -> Result<Option<(Value, Fault)>> {
+    let mut bar = super::events::bar(past.records.len() as u64, "replaying");
     for record in &past.records {
-        match replay_record(&mut past.core, record, past.source.as_mut(), &archive) {
+        let from = past.core.seq();
+        match replay_record(&mut past.core, record, past.source.as_mut(), archive, watch) {
             Ok(()) => bar.inc(1),
             Err(fault) if fault.class == Class::Corruption => {
-                differs = Some((record.number, fault));
-                break;
+                let what = json!({ "record": record.number, "from": from, "to": record.seq, "what": fault.message });
+                return Ok(Some((what, fault)));
             }
             Err(fault) => return Err(fault),
         }
     }
     bar.finish_and_clear();
-    let first = differs.as_ref().map(|(number, fault)| json!({ "record": number, "what": fault.message }));
-    let to = past.core.seq();
-    let report = json!({
-        "lane": lane, "from": past.from_seq, "to": to, "events": to - past.from_seq,
-        "digest": if first.is_none() { "equal" } else { "differs" }, "first_difference": first,
-    });
-    Ok((report, differs.map(|(_, fault)| fault.at(format!("lane {lane}")))))
+    Ok(None)
 }
 
-/// Opens a lane's source and journal, and stands at the newest checkpoint at or before `--from`.
-fn open(config: &Config, home: &Home, lane: u32, args: &ReplayArgs, archive: &Archive<'_>) -> Result<Past> {
-    let dir = home.lane_dir(lane);
-    let mut ends = wire::open(config, lane, &home.lineage.lineage, &dir, None)?;
-    let from = args.from.unwrap_or(0);
-    let mut start: Option<(Pipeline, JournalRecord)> = None;
-    for number in archive.store.checkpoints()? {
-        let bytes = archive.store.get(&checkpoint_name(number))?.unwrap_or_default();
-        let loaded = load_checkpoint(&bytes).map_err(|f| f.at(checkpoint_name(number)))?;
-        if loaded.1.seq <= from || (start.is_none() && journal_start(ends.journal.as_mut())? != Some(0)) {
-            start = Some(loaded);
+/// Opens a lane's source and journal, and stands at the newest usable checkpoint at or before `--from`, or at the
+/// oldest within reach. `None` where the lane has taken nothing.
+fn open(config: &Config, home: &Home, lane: u32, args: &ReplayArgs, archive: &Archive<'_>) -> Result<Option<Past>> {
+    let (source, mut journal) = wire::open_past(config, lane, archive.lineage, &home.lane_dir(lane))?;
+    let mut records = journal.read(0)?;
+    let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(None) };
+    let (first, end) = (first.number, last.seq);
+    for (name, seq) in [("--from", args.from.map(|from| from + 1)), ("--to", args.to)] {
+        if seq.is_some_and(|seq| seq > end) {
+            return Err(Fault::misuse(format!("{name}: events up to {end} were committed"))
+                .hint("events are numbered from 0; --to is one past the last"));
         }
     }
-    let first = start.as_ref().map_or(0, |(_, record)| record.number + 1);
-    let mut records = ends.journal.read(first)?;
-    if let Some(to) = args.to {
-        let end = records.iter().position(|r| r.seq >= to).map_or(records.len(), |i| i + 1);
-        records.truncate(end);
-    }
-    let (pipeline, at) = match start {
-        Some((pipeline, record)) => (pipeline, Some(record)),
-        None => (archive.load(archive.base)?, None),
+    let make = |pipeline: Pipeline, at: Option<&JournalRecord>| {
+        let fields = pipeline.schema().fields.iter().map(|f| f.name.clone()).collect();
+        let metrics = Arc::new(LaneMetrics::new(lane, fields, pipeline.version()));
+        wire::core(config, lane, archive.lineage, &metrics, pipeline, at)
     };
-    let fields = pipeline.schema().fields.iter().map(|f| f.name.clone()).collect();
-    let metrics = Arc::new(LaneMetrics::new(lane, fields, pipeline.version()));
-    let mut core = wire::core(config, lane, &home.lineage.lineage, &metrics, pipeline, at.as_ref())?;
-    // A rollback behind the checkpoint needs what was in force before it.
-    core.set_previous(at.as_ref().map_or(Ok(None), |record| archive.previous(record.swap))?);
-    let wire::SourceEnd::Reads(source) = ends.source else {
-        return Err(Fault::misuse("the source can't be read again"));
-    };
-    let from_seq = core.seq();
-    Ok(Past { source, records, core, from_seq })
-}
-
-fn journal_start(journal: &mut dyn Journal) -> Result<Option<u64>> {
-    Ok(journal.read(0)?.first().map(|r| r.number))
-}
-
-/// Runs each artifact over the past, learning as it goes, and says which scores better.
-fn compare(config: &Config, lane: u32, args: &ReplayArgs, mut past: Past) -> Result<Value> {
-    let mut versions = Vec::new();
-    let mut scores_of_first: Option<Vec<u64>> = None;
-    let start = past.core.ledger.positions().clone();
-    for path in &args.artifacts {
-        let mut pipeline = super::evaluate::load(path)?;
-        crate::engine::lane::check_fits(past.core.pipeline(), &pipeline).map_err(|f| f.at(path.display()))?;
-        let mut quality = Progressive::new(pipeline.task(), crate::metrics::quality::WINDOW_EVENTS);
-        let mut decoder = wire::decoder(config, &pipeline)?;
-        let (mut batch, mut scores, mut bits) = (pipeline.batch(), pipeline.scores(0), Vec::new());
-        let bar = super::events::bar(past.records.len() as u64, &path.display().to_string());
-        let mut positions = start.clone();
-        for record in &past.records {
-            for run in &record.runs {
-                let name = &record.inputs[run.input as usize];
-                let mut at = positions.get(name).copied().unwrap_or_default();
-                while at.offset < run.end {
-                    let mut block = Block::default();
-                    if past.source.read_run(name, at, run.end, &mut block)? != Polled::Filled {
-                        return Err(Fault::environment(format!("{name}: events from {} on are gone", at.offset)));
-                    }
-                    name_inputs(&mut past.core, past.source.as_ref(), &block);
-                    let mut cursor = Cursor::default();
-                    batch.clear();
-                    while decoder.fill(&block, &mut cursor, &mut batch, 1_024) {
-                        pipeline.run(&mut batch, &mut scores, config.learn.enabled, &mut quality);
-                        bits.extend(scores.values.iter().map(|s| s.to_bits()));
-                        let next = batch.origins.last().map_or(run.end, |o| o.offset + 1);
-                        at = Position { offset: next, byte: 0 };
-                        batch.clear();
-                    }
-                    at.byte = block.records.last().map_or(0, |r| r.byte + r.span.len() as u64);
+    let mut last_fault = None;
+    for number in beginnings(archive, &records, first, args.from)? {
+        match archive.stand_at(number, &make) {
+            Ok(core) => {
+                records.retain(|r| number.is_none_or(|n| r.number > n));
+                if let Some(to) = args.to {
+                    let commits = records.iter().position(|r| r.seq >= to).map_or(records.len(), |i| i + 1);
+                    records.truncate(commits);
                 }
-                positions.insert(name.clone(), at);
+                return Ok(Some(Past { source, records, core }));
             }
-            positions.clone_from(&record.positions);
-            bar.inc(1);
+            Err(fault) if fault.class == Class::Corruption => {
+                eprintln!("millstream: lane {lane}: trying another checkpoint: {fault}");
+                last_fault.get_or_insert(fault);
+            }
+            Err(fault) => return Err(fault),
         }
-        bar.finish_and_clear();
-        let first = scores_of_first.get_or_insert_with(|| bits.clone());
-        let differs = first.iter().zip(&bits).position(|(a, b)| a != b);
-        let report = quality.report();
-        versions.push(json!({
-            "artifact": path.display().to_string(), "version": pipeline.version(),
-            "metrics": report.metrics, "first_difference": differs.map(|i| i as u64 + past.from_seq),
-        }));
     }
-    let to = past.records.last().map_or(past.from_seq, |r| r.seq);
-    Ok(json!({ "lane": lane, "from": past.from_seq, "to": to, "events": to - past.from_seq, "versions": versions }))
+    Err(last_fault.unwrap_or_else(|| out_of_reach(archive, &records, args.from.unwrap_or(0))))
+}
+
+/// Where a replay may begin, best first: checkpoints that the journal goes on behind, and (`None`) the lineage's
+/// first pipeline. With `from`, none behind it: the newest first; without, the one that reaches back furthest.
+fn beginnings(
+    archive: &Archive<'_>,
+    records: &[JournalRecord],
+    first: u64,
+    from: Option<u64>,
+) -> Result<Vec<Option<u64>>> {
+    let seq_of = |number: u64| records.iter().find(|r| r.number == number).map(|r| r.seq);
+    let mut usable: Vec<Option<u64>> = if first == 0 { vec![None] } else { Vec::new() };
+    for number in archive.store.checkpoints()? {
+        // Its own record may have been trimmed away; then it is the oldest, and only `from` = none may mean it.
+        let before = match seq_of(number) {
+            Some(seq) => from.is_none_or(|from| seq <= from),
+            None => number + 1 == first && from.is_none(),
+        };
+        if before {
+            usable.push(Some(number));
+        }
+    }
+    if from.is_some() {
+        usable.reverse();
+    }
+    Ok(usable)
+}
+
+fn out_of_reach(archive: &Archive<'_>, records: &[JournalRecord], from: u64) -> Fault {
+    let kept = archive.store.checkpoints().unwrap_or_default();
+    let oldest = kept.iter().find_map(|n| records.iter().find(|r| r.number == *n)).map(|r| r.seq);
+    match oldest {
+        Some(oldest) => Fault::misuse(format!("--from {from}: the past reaches back to event {oldest}"))
+            .hint("checkpoint.keep_journal = true keeps it all, from then on"),
+        None => Fault::corruption("no checkpoint is there that the journal goes on behind")
+            .hint("restore the state directory from a copy"),
+    }
 }
 
 fn text(report: &Value) -> String {
     let mut text = format!("lane {}: events {} to {}", report["lane"], report["from"], report["to"]);
-    if let Some(digest) = report["digest"].as_str() {
-        text += &format!(", digest {digest}");
-        if let Some(what) = report["first_difference"]["what"].as_str() {
-            text += &format!("\n  {what}");
-        }
+    text += &format!(", digest {}", report["digest"].as_str().unwrap_or("unknown"));
+    if let Some(what) = report["first_difference"]["what"].as_str() {
+        text += &format!("\n  {what}");
     }
     for version in report["versions"].as_array().into_iter().flatten() {
-        text += &format!("\n  {} (version {}): {}", version["artifact"], version["version"], version["metrics"]);
+        let name = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        text += &format!("\n  {} (version {})", name(&version["artifact"]), name(&version["version"]));
+        for (metric, value) in version["metrics"].as_object().into_iter().flatten() {
+            text += &format!(" {metric} {:.6}", value.as_f64().unwrap_or(f64::NAN));
+        }
+        if let Some(seq) = version["first_difference"].as_u64() {
+            text += &format!(", differs from event {seq} on");
+        }
+    }
+    if let Some(better) = report["better"]["artifact"].as_str() {
+        text += &format!("\n  {better} is better by {}", report["better"]["metric"].as_str().unwrap_or_default());
     }
     text + "\n"
 }

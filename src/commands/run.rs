@@ -13,6 +13,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long the daemon takes at most from a signal to its end.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// How long lanes that are being recovered get to notice that the daemon drains: a broker that doesn't answer may
+/// hold them for longer, and they have nothing to finish.
+const RECOVERY_MAX: Duration = Duration::from_secs(2);
 /// How often the service manager gets a line about the lanes.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// How often the lanes are looked at, and how often until they are ready.
@@ -76,6 +79,10 @@ async fn watch(mut engine: Engine, mut config: Config, args: &RunArgs) -> Result
         }
         if engine.has_ended() {
             return engine.wait();
+        }
+        if draining.is_some_and(|since| since.elapsed() > RECOVERY_MAX) && engine.only_recovers() {
+            tracing::info!("told to stop while no lane was running: what was committed stands");
+            return Ok(engine.summary());
         }
     }
 }

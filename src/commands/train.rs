@@ -78,9 +78,9 @@ pub fn fit(pipeline: &mut Pipeline, inputs: &[PathBuf]) -> Result<Trained> {
     let label = shape.label.unwrap_or(crate::model::LabelKind::Number);
     let classes = pipeline.classes().iter().map(|c| String::from_utf8_lossy(c).into_owned()).collect();
     let table = Table { names: shape.dense.clone(), x, target, weight, label, classes };
-    let bar = events::bar(1_000, "fitting");
+    let mut bar = events::bar(1_000, "fitting");
     let state = crate::train::fit(&pipeline.spec().model.clone(), &shape, &table, "model.", &mut |done, what| {
-        bar.set_message(what.to_string());
+        bar.set_message(what);
         bar.set_position((done * 1_000.0) as u64);
     })?;
     bar.finish_and_clear();

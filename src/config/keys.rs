@@ -266,7 +266,7 @@ pub const KEYS: &[Key] = &[
         "checkpoint.store",
         Kind::Text,
         Default::Computed("`state_dir`"),
-        "Another folder for the checkpoints, for instance a mounted one; a path, not a URL.",
+        "Another place for the checkpoints: a folder, for instance a mounted one, or `s3://bucket/prefix` (endpoint, region and credentials come from the variables `AWS_*`). With a Kafka source it also holds the lineage and the artifacts, under the name of the group, so that several daemons of one group share it.",
     ),
     key(
         "checkpoint.keep_journal",
@@ -311,7 +311,7 @@ pub const KEYS: &[Key] = &[
         "limits.start_timeout_ms",
         integer(100, DAY_MS, "milliseconds"),
         Default::Value("60_000"),
-        "How long a daemon that starts tries to reach its brokers before it gives up (exit code 4). One that ran tries for as long as it lives.",
+        "How long a daemon that starts tries to reach its brokers before it gives up (exit code 4). One that ran tries for as long as it lives, but gives up as well when a broker refuses for that long what it needs: a permission, a topic that is gone, a message that is too long.",
     ),
     key("engine.batch_events_max", integer(1, 65_536, "events"), Default::Value("1_024"), "Capacity of a batch. Results do not depend on it."),
     key("engine.threads", integer(0, 1_024, "threads"), Default::Value("0"), "With 1, a lane reads, works and writes on one thread; with more (0: as many as there are cores), files and generators are read, and outputs written, on threads of their own. Results do not depend on it."),

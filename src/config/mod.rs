@@ -12,7 +12,7 @@ mod resolved;
 
 pub use environment::Environment;
 pub use reference::reference;
-pub use resolved::reloadable_changes;
+pub use resolved::{MASK, is_secret, reloadable_changes};
 
 use crate::error::Fault;
 use std::collections::BTreeMap;
@@ -293,7 +293,7 @@ pub struct CheckpointConfig {
     pub interval_ms: u64,
     /// How many are kept, from 1.
     pub keep: u32,
-    /// Another folder than `state_dir`.
+    /// Another place than `state_dir`: a folder, or `s3://bucket/prefix`.
     pub store: Option<String>,
     /// Never trim the journal.
     pub keep_journal: bool,
@@ -354,6 +354,18 @@ pub struct NodeConfig {
 pub struct LogConfig {
     /// error, warn, info, debug or trace.
     pub level: String,
+}
+
+/// A lane's own output: `predictions.ndjson`, and with several lanes `predictions.lane-1.ndjson`.
+pub fn of_lane(path: &Path, lane: u32, lanes: u32) -> PathBuf {
+    if lanes == 1 {
+        return path.to_path_buf();
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    match path.extension() {
+        Some(extension) => path.with_file_name(format!("{stem}.lane-{lane}.{}", extension.to_string_lossy())),
+        None => path.with_file_name(format!("{stem}.lane-{lane}")),
+    }
 }
 
 impl Config {

@@ -176,8 +176,8 @@ impl Raw {
                 (!rest.is_empty()).then_some((section, rest))
             });
         if let Some((section, property)) = properties {
-            let value = scalar(text).unwrap_or_else(|| Value::String(text.into()));
-            let value = if value.is_array() || value.is_table() { Value::String(text.into()) } else { value };
+            // As it was given, but for quotes: a password may look like a number, and is none.
+            let value = scalar(text).filter(Value::is_str).unwrap_or_else(|| Value::String(text.into()));
             self.put_property(section, property.into(), &value, &place);
             return;
         }
@@ -296,12 +296,22 @@ fn check(key: &Key, value: &Value) -> Result<(), String> {
     if fits { Ok(()) } else { Err(shown(value)) }
 }
 
+/// A value's text. A text that is no TOML may hold half a date (`0-1`), which has no TOML of its own.
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::Table(_) => "a section".into(),
+        Value::Datetime(time) => match time.to_string() {
+            nothing if nothing.is_empty() => "half a date".into(),
+            text => text,
+        },
+        Value::Array(items) => format!("[{}]", items.iter().map(text_of).collect::<Vec<_>>().join(", ")),
+        value => value.to_string(),
+    }
+}
+
 /// A value as a message shows it: cut, on one line.
 fn shown(value: &Value) -> String {
-    let text = match value {
-        Value::Table(_) => "a section".into(),
-        value => value.to_string(),
-    };
+    let text = text_of(value);
     let one_line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if one_line.chars().count() <= 60 {
         return one_line;

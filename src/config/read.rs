@@ -342,14 +342,15 @@ impl<'a> Reader<'a> {
         self.socket_paths(config);
         self.loops(config);
         if let Some(store) = &config.checkpoint.store
-            && let Some((scheme, _)) = store.split_once("://")
+            && let Some((scheme, rest)) = store.split_once("://")
         {
-            let what = format!("{store:?}: this build has no store for {scheme}://");
-            self.refuse(
-                "checkpoint.store",
-                what,
-                "name a folder, or leave the key out to keep checkpoints in state_dir",
-            );
+            let what = match scheme {
+                "s3" if !rest.is_empty() && !rest.starts_with('/') => return,
+                "s3" => format!("{store:?} names no bucket"),
+                _ => format!("{store:?}: there is no store for {scheme}://"),
+            };
+            let hint = "s3://bucket/prefix, or a folder; or leave the key out to keep checkpoints in state_dir";
+            self.refuse("checkpoint.store", what, hint);
         }
     }
 
@@ -383,11 +384,17 @@ impl<'a> Reader<'a> {
             SourceKind::File { paths, .. } => paths.clone(),
             _ => Vec::new(),
         };
+        let files = matches!(config.source.kind, SourceKind::File { .. });
         for (name, written) in [(output_key, &output), ("sink.dead_letters", &dead_letters)] {
-            if !written.is_empty() && inputs.contains(written) {
+            let input = inputs.iter().find(|input| match files {
+                true => reads(input, written, config.lanes),
+                false => *input == written,
+            });
+            if let Some(input) = input.filter(|_| !written.is_empty()) {
+                let by = if input == written { String::new() } else { format!(" (by {input:?} in source.paths)") };
                 self.refuse(
                     name,
-                    format!("{written:?}, which is an input as well"),
+                    format!("{written:?}, which is an input as well{by}"),
                     "write to another place than you read from",
                 );
             }
@@ -400,6 +407,19 @@ impl<'a> Reader<'a> {
             );
         }
     }
+}
+
+/// True where a path or glob of the source leads to an output file: one lane's, or one that a rotation numbers.
+fn reads(input: &str, output: &str, lanes: u32) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let input = absolute(Path::new(input)).display().to_string();
+    let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+    let pattern = glob::Pattern::new(&input);
+    (0..lanes.min(64)).map(|lane| absolute(&of_lane(Path::new(output), lane, lanes))).any(|path| {
+        let path = path.display().to_string();
+        let matches = |path: &str| pattern.as_ref().is_ok_and(|p| p.matches_with(path, options));
+        path == input || matches(&path) || matches(&format!("{path}.1"))
+    })
 }
 
 impl FromStr for Listen {

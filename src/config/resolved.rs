@@ -5,8 +5,22 @@ use super::keys::{self, KEYS, Kind, SECTIONS, grouped};
 use super::*;
 use toml::Value;
 
+/// What stands for a secret in the resolved config.
+pub const MASK: &str = "********";
+
+/// Whether a property of a Kafka client holds a secret: its value is never shown.
+pub fn is_secret(property: &str) -> bool {
+    let name = property.to_ascii_lowercase();
+    ["password", "passphrase", "secret", "key.pem", "jaas", "oauthbearer.config"].iter().any(|p| name.contains(p))
+}
+
+fn unless_secret(property: &str, value: &Value) -> Value {
+    if is_secret(property) { text(MASK) } else { value.clone() }
+}
+
 impl Config {
-    /// The resolved config as TOML, defaults included. It reads back to the same config.
+    /// The resolved config as TOML, defaults included. It reads back to the same config, but for secrets among
+    /// the properties of a client (passwords, private keys): they are shown as [`MASK`].
     pub fn to_toml(&self) -> String {
         let values = self.values();
         let mut text = String::new();
@@ -15,7 +29,7 @@ impl Config {
             let lines: Vec<String> = if properties {
                 match values.iter().find(|(name, _)| name == section) {
                     Some((_, Value::Table(table))) => {
-                        table.iter().map(|(k, v)| format!("{} = {v}\n", quoted(k))).collect()
+                        table.iter().map(|(k, v)| format!("{} = {}\n", quoted(k), unless_secret(k, v))).collect()
                     }
                     _ => continue,
                 }

@@ -14,8 +14,8 @@ use crate::pipeline::Manifest;
 use crate::state::State;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// A snapshot on its way to the disk.
@@ -52,9 +52,29 @@ pub struct CheckpointDesk {
     pub publisher: Arc<LanePublisher>,
     /// The swap numbers that were in force at the checkpoints of this run, by record number.
     pub swaps: Mutex<BTreeMap<u64, u64>>,
+    /// Versions before a swap that could not be written yet: name and bytes.
+    pub unwritten: Mutex<Vec<(String, Vec<u8>)>>,
+    /// Checkpoints on their way. While one is, none is taken only because it is time: a store that is away or slow
+    /// must not fill the memory with snapshots.
+    pub under_way: AtomicUsize,
 }
 
 impl CheckpointDesk {
+    fn lock_unwritten(&self) -> MutexGuard<'_, Vec<(String, Vec<u8>)>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the versions before that are still unwritten. A checkpoint behind a swap must not be there without
+    /// what a rollback from it brings back.
+    fn write_previous(&self) -> Result<()> {
+        let mut unwritten = self.lock_unwritten();
+        while let Some((name, bytes)) = unwritten.first() {
+            self.store.put(name, bytes)?;
+            unwritten.remove(0);
+        }
+        Ok(())
+    }
+
     /// Removes what a rollback would have brought back from before the oldest kept checkpoint.
     fn forget_previous(&self, oldest: u64) -> Result<()> {
         let mut swaps = self.swaps.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,21 +87,24 @@ impl CheckpointDesk {
     }
 }
 
+/// The version before a swap, on its way to the disk.
+pub struct PreviousJob {
+    /// Where.
+    pub desk: Arc<CheckpointDesk>,
+    /// File name.
+    pub name: String,
+    /// What.
+    pub manifest: Manifest,
+    /// Everything it had learned.
+    pub state: State,
+}
+
 /// What the checkpointer is asked to do.
 pub enum Job {
     /// Write a checkpoint.
     Checkpoint(Box<CheckpointJob>),
     /// Write the version that a rollback brings back, before any checkpoint behind the swap.
-    Previous {
-        /// Where.
-        desk: Arc<CheckpointDesk>,
-        /// File name.
-        name: String,
-        /// What.
-        manifest: Box<Manifest>,
-        /// Everything it had learned.
-        state: State,
-    },
+    Previous(Box<PreviousJob>),
     /// Tell when everything before is done.
     Barrier(flume::Sender<()>),
 }
@@ -95,10 +118,12 @@ pub fn run(jobs: &flume::Receiver<Job>) {
 pub fn work_off(job: Job) {
     match job {
         Job::Checkpoint(job) => checkpoint(*job),
-        Job::Previous { desk, name, manifest, state } => {
+        Job::Previous(job) => {
             faults::step("swap.previous");
-            if let Err(fault) = desk.store.put(&name, &artifact::encode(&json!(manifest), &state)) {
-                desk.publisher.fault(&fault);
+            let bytes = artifact::encode(&json!(job.manifest), &job.state);
+            job.desk.lock_unwritten().push((job.name, bytes));
+            if let Err(fault) = job.desk.write_previous() {
+                job.desk.publisher.fault(&fault);
             }
         }
         Job::Barrier(done) => {
@@ -113,7 +138,8 @@ fn checkpoint(job: CheckpointJob) {
     let desk = &job.desk;
     let bytes = artifact::encode(&json!(job.manifest), &job.state);
     desk.swaps.lock().unwrap_or_else(PoisonError::into_inner).insert(job.number, job.swap);
-    let outcome: Result<()> = desk.store.put_checkpoint(job.number, &bytes, job.keep).and_then(|oldest| {
+    let written = desk.write_previous().and_then(|()| desk.store.put_checkpoint(job.number, &bytes, job.keep));
+    let outcome: Result<()> = written.and_then(|oldest| {
         faults::step("checkpoint.kept");
         desk.metrics.checkpointed(started.elapsed().as_nanos() as u64);
         let place = desk.store.place(&crate::checkpoint::checkpoint_name(job.number));
@@ -128,6 +154,7 @@ fn checkpoint(job: CheckpointJob) {
         desk.metrics.checkpoint_failed();
         desk.publisher.checkpoint_failed(fault);
     }
+    desk.under_way.fetch_sub(1, Relaxed);
     for reply in job.replies {
         reply(outcome.clone());
     }

@@ -75,8 +75,7 @@ impl Control {
         let candidate = Pipeline::from_bytes(bytes).map_err(|f| f.at(origin))?;
         let (version, hash) = (candidate.version().to_string(), candidate.hash().to_string());
         let base = self.home.artifacts.get(&self.home.lineage.base)?;
-        let base =
-            base.ok_or_else(|| Fault::corruption("the lineage's first pipeline is missing in the state directory"))?;
+        let base = base.ok_or_else(|| Fault::corruption("the lineage's first pipeline is missing"))?;
         super::lane::check_fits(&Pipeline::from_bytes(&base)?, &candidate)?;
         faults::step("swap.artifact");
         self.home.artifacts.put(&hash, bytes)?;
@@ -91,11 +90,16 @@ impl Control {
         let (done, answers) = flume::unbounded();
         let orders: Result<Vec<Order>> = self.orders.iter().map(|_| order(done.clone())).collect();
         drop(done);
-        for (lane, order) in self.orders.iter().zip(orders?) {
+        let orders = orders?;
+        // Told to all lanes or to none: before anything is posted.
+        if self.orders.iter().any(flume::Sender::is_disconnected) {
+            return Err(has_ended());
+        }
+        for (lane, order) in self.orders.iter().zip(orders) {
             lane.send(order).map_err(|_| has_ended())?;
         }
         let deadline = Instant::now() + self.timeout;
-        let mut lanes: Vec<(u32, u64)> = Vec::new();
+        let mut lanes: Vec<(u32, Option<u64>)> = Vec::new();
         while lanes.len() < self.orders.len() {
             let look = deadline.min(Instant::now() + LOOK_EVERY);
             // Looked at before the answers: what a lane answers, it answers before it ends.
@@ -116,8 +120,17 @@ impl Control {
             }
         }
         lanes.sort_unstable();
-        let lanes: Vec<Value> = lanes.iter().map(|(lane, seq)| json!({ "lane": lane, "seq": seq })).collect();
-        Ok(json!({ "lanes": lanes }))
+        if !lanes.is_empty() && lanes.iter().all(|(_, seq)| seq.is_none()) {
+            return Err(Fault::environment("no lane is here: the group has given them all to other daemons")
+                .hint("ask the daemons that hold them; `millstream ctl status` shows where a lane is"));
+        }
+        let elsewhere: Vec<u32> = lanes.iter().filter(|(_, seq)| seq.is_none()).map(|(lane, _)| *lane).collect();
+        let here = lanes.iter().filter_map(|(lane, seq)| Some(json!({ "lane": lane, "seq": (*seq)? })));
+        let mut answer = json!({ "lanes": here.collect::<Vec<Value>>() });
+        if !elsewhere.is_empty() {
+            answer["elsewhere"] = json!(elsewhere);
+        }
+        Ok(answer)
     }
 }
 
@@ -138,6 +151,7 @@ fn refusal(fault: &Fault) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::home::Places;
 
     const SPEC: &str = "name = \"t\"\n[schema]\nlabel = \"y\"\n[schema.fields]\nx = \"float\"\ny = \"bool\"\n\
                         [model]\nkind = \"logistic-regression\"\n";
@@ -145,7 +159,7 @@ mod tests {
     #[test]
     fn an_order_that_a_lane_took_to_its_grave_is_answered_at_once() {
         let dir = tempfile::tempdir().expect("dir");
-        let home = Arc::new(Home::open(dir.path(), 1, SPEC.as_bytes(), false).expect("home"));
+        let home = Arc::new(Home::open(&Places::local(dir.path()), 1, SPEC.as_bytes(), false).expect("home"));
         let (way, orders) = flume::unbounded();
         let timeout = Duration::from_secs(30);
         let health = Arc::new(Health::new(1));
@@ -163,9 +177,25 @@ mod tests {
     }
 
     #[test]
+    fn where_one_lane_has_ended_no_other_is_told() {
+        let dir = tempfile::tempdir().expect("dir");
+        let home = Arc::new(Home::open(&Places::local(dir.path()), 2, SPEC.as_bytes(), false).expect("home"));
+        let ((runs, orders), (ended, _)) = (flume::unbounded(), flume::unbounded());
+        let health = Arc::new(Health::new(2));
+        let timeout = Duration::from_secs(30);
+        let control = Control { home, orders: vec![runs, ended], stop: Arc::default(), health, timeout };
+        let swap = || Command::Swap { bytes: format!("{SPEC}# other\n").into_bytes(), origin: "o".into() };
+        for command in [swap(), Command::Rollback, Command::Checkpoint, Command::Pause] {
+            let fault = control.obey(command).expect_err("a lane has ended");
+            assert!(fault.message.contains("has ended"), "{fault}");
+            assert!(orders.is_empty(), "the lane that runs was told");
+        }
+    }
+
+    #[test]
     fn a_drain_stops_the_intake_and_ends_readiness() {
         let dir = tempfile::tempdir().expect("directory");
-        let home = Home::open(dir.path(), 1, b"a pipeline", false).expect("home");
+        let home = Home::open(&Places::local(dir.path()), 1, b"a pipeline", false).expect("home");
         let health = Arc::new(Health::new(1));
         health.set_ready();
         let control = Control {

@@ -68,6 +68,22 @@ impl Observer for Progressive {
     }
 }
 
+/// Looks on while the past is run again.
+pub trait Watch: Observer {
+    /// A record begins.
+    fn record(&mut self, _record: &JournalRecord) {}
+    /// The lane stands at event `seq`; the next batch ends at the event that this gives, at the latest.
+    fn cut(&mut self, _seq: u64) -> u64 {
+        u64::MAX
+    }
+    /// A batch was scored.
+    fn batch(&mut self, _batch: &Batch, _scores: &Scores) {}
+    /// A block, whose first event is the lane's event `seq`, was taken whole.
+    fn block(&mut self, _block: &Block, _seq: u64) {}
+}
+
+impl Watch for () {}
+
 impl LaneCore {
     /// A lane that begins, or goes on where `at` says.
     pub fn new(parts: LaneParts, ledger: Ledger, at: Option<&JournalRecord>) -> Result<LaneCore> {
@@ -99,31 +115,39 @@ impl LaneCore {
     /// Takes the next batch of a block, up to the lane's event number `until`: the whole road.
     /// Returns false where the block has no further event (or `until` is reached).
     pub fn step(&mut self, block: &Block, cursor: &mut Cursor, until: u64, outbox: &mut Outbox) -> bool {
-        let Some(counts) = self.score(block, cursor, until, true) else { return false };
+        let Some(counts) = self.score(block, cursor, until, None) else { return false };
         self.encoder.encode(block, &self.batch, &self.scores, &self.names, self.seq, outbox);
-        outbox.predictions += counts.scored;
         self.seq += self.batch.len() as u64;
         self.count(counts);
         true
     }
 
     /// The past again: as [`LaneCore::step`], without an answer and without counting.
-    pub fn replay(&mut self, block: &Block, cursor: &mut Cursor, until: u64) -> bool {
-        if self.score(block, cursor, until, false).is_none() {
+    pub fn replay(&mut self, block: &Block, cursor: &mut Cursor, until: u64, watch: &mut dyn Watch) -> bool {
+        if self.score(block, cursor, until, Some(watch)).is_none() {
             return false;
         }
+        watch.batch(&self.batch, &self.scores);
         self.seq += self.batch.len() as u64;
         true
     }
 
-    fn score(&mut self, block: &Block, cursor: &mut Cursor, until: u64, live: bool) -> Option<Counts> {
+    fn score(
+        &mut self,
+        block: &Block,
+        cursor: &mut Cursor,
+        until: u64,
+        replay: Option<&mut dyn Watch>,
+    ) -> Option<Counts> {
         let room = until.saturating_sub(self.seq).min(self.batch_events_max as u64) as usize;
         self.batch.clear();
         if room == 0 || !self.decoder.fill(block, cursor, &mut self.batch, room) {
             return None;
         }
-        let mut silent = ();
-        let observer: &mut dyn Observer = if live { &mut self.quality } else { &mut silent };
+        let observer: &mut dyn Observer = match replay {
+            Some(watch) => watch,
+            None => &mut self.quality,
+        };
         let counts = self.pipeline.run(&mut self.batch, &mut self.scores, self.learn, observer);
         self.learned += counts.learned;
         self.ledger.took(&self.batch);

@@ -57,6 +57,11 @@ impl LanePublisher {
         self.edit(|status| status.seq = seq);
     }
 
+    /// How many events are committed.
+    pub fn committed_seq(&self) -> u64 {
+        self.published.load().committed_seq
+    }
+
     /// A record was committed.
     pub fn committed(&self, record: &JournalRecord) {
         self.edit(|status| {

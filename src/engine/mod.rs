@@ -29,6 +29,7 @@ pub mod worker;
 
 use crate::admin::command::Request;
 use crate::admin::server::EngineHandle;
+use crate::admin::status::LaneState;
 use crate::artifact;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -36,9 +37,10 @@ use crate::error::{Fault, Result};
 use crate::metrics::{Health, LaneMetrics};
 use crate::pipeline::Pipeline;
 use crate::source::socket::{Listen, SocketSource};
+use arc_swap::ArcSwap;
 use checkpointer::Job;
 use control::Control;
-use home::Home;
+use home::{Home, Places};
 use lane_status::LanePublisher;
 use seat::Seat;
 use std::collections::BTreeSet;
@@ -47,6 +49,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use worker::{Order, Tuning};
+
+/// How long the checkpointer may go on once all lanes have ended.
+const LAST_CHECKPOINT_MAX: Duration = Duration::from_secs(2);
 
 /// How a daemon is started, beside its config.
 #[derive(Debug, Default)]
@@ -64,10 +69,10 @@ pub struct Engine {
     requests: flume::Sender<Request>,
     stop: Arc<AtomicBool>,
     recovered: flume::Receiver<u32>,
-    /// The lanes that were recovered at least once.
+    /// The lanes that were recovered at least once, or are another daemon's.
     ready: Mutex<BTreeSet<u32>>,
     checkpointer: Option<JoinHandle<()>>,
-    tuning: Tuning,
+    tuning: Arc<ArcSwap<Tuning>>,
     has_past: bool,
 }
 
@@ -124,7 +129,7 @@ impl Engine {
     pub fn start(config: &Config, options: StartOptions) -> Result<Engine> {
         let config = Arc::new(config.clone());
         let bytes = read_pipeline(&config)?;
-        let home = Arc::new(Home::open(&config.state_dir, config.lanes, &bytes, options.new_lineage)?);
+        let home = Arc::new(Home::open(&Places::of(&config), config.lanes, &bytes, options.new_lineage)?);
         let base = Pipeline::from_bytes(&bytes)?;
         let sockets = wire::sockets(&config, options.inherited)?;
         if let Some(socket) = sockets.iter().flatten().next() {
@@ -135,6 +140,7 @@ impl Engine {
         let health = Arc::new(Health::new(config.lanes as usize));
         let (stop, (tell, recovered)) = (Arc::new(AtomicBool::new(false)), flume::unbounded());
         let fields: Vec<String> = base.schema().fields.iter().map(|f| f.name.clone()).collect();
+        let shared_tuning = Arc::new(ArcSwap::from_pointee(tuning(&config)));
         let mut lanes = Vec::new();
         let mut sockets: Vec<Option<SocketSource>> = match sockets {
             Some(sockets) => sockets.into_iter().map(Some).collect(),
@@ -157,6 +163,7 @@ impl Engine {
                 stop: stop.clone(),
                 tell: tell.clone(),
                 new_lineage: options.new_lineage,
+                tuning: shared_tuning.clone(),
                 clock: Clock::real(),
             };
             let thread = spawn(&format!("lane-{lane}"), move || seat.run(socket))?;
@@ -167,7 +174,6 @@ impl Engine {
         let orders = lanes.iter().map(|l| l.orders.clone()).collect();
         let control = Control { home: home.clone(), orders, stop: stop.clone(), health: health.clone(), timeout };
         spawn("control", move || control.run(&asked))?;
-        let (tuning, has_past) = (tuning(&config), home.has_past);
         Ok(Engine {
             lanes,
             health,
@@ -176,8 +182,8 @@ impl Engine {
             recovered,
             ready: Mutex::default(),
             checkpointer: Some(checkpointer),
-            tuning,
-            has_past,
+            tuning: shared_tuning,
+            has_past: home.has_past,
         })
     }
 
@@ -196,8 +202,8 @@ impl Engine {
         }
     }
 
-    /// Waits until all lanes are recovered and their inputs open. False where one ended before, or the
-    /// wait is over.
+    /// Waits until all lanes that the group has given this daemon are recovered and their inputs open. False where
+    /// one ended before, or the wait is over.
     pub fn wait_ready(&self, wait: Duration) -> bool {
         let deadline = Instant::now() + wait;
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
@@ -227,11 +233,19 @@ impl Engine {
         self.lanes.iter().all(|l| l.thread.as_ref().is_none_or(JoinHandle::is_finished))
     }
 
+    /// True while no lane takes, finishes or commits anything.
+    pub fn only_recovers(&self) -> bool {
+        let busy = |state| matches!(state, LaneState::Running | LaneState::Paused | LaneState::Draining);
+        !self.lanes.iter().any(|l| busy(l.publisher.published().load().state))
+    }
+
     /// Changes what may change while the lanes run.
     pub fn retune(&mut self, config: &Config) {
-        self.tuning = tuning(config);
+        let tuning = tuning(config);
+        // For lanes that are opened (again) later; then for those that run.
+        self.tuning.store(Arc::new(tuning));
         let orders: Vec<_> = self.lanes.iter().map(|l| l.orders.clone()).collect();
-        Control::retune(&orders, self.tuning);
+        Control::retune(&orders, tuning);
     }
 
     /// Waits for the lanes to end.
@@ -252,6 +266,14 @@ impl Engine {
         let (requests, _) = flume::bounded(0);
         self.requests = requests;
         if let Some(thread) = self.checkpointer.take() {
+            let until = Instant::now() + LAST_CHECKPOINT_MAX;
+            while !thread.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if !thread.is_finished() {
+                // A store that is away: the lanes have said so, and it ends with the process.
+                return first.map_or(Ok(summary), Err);
+            }
             thread.join().map_err(|_| Fault::internal("the checkpointer panicked"))?;
         }
         first.map_or(Ok(summary), Err)

@@ -1,7 +1,7 @@
 //! The far end of a lane: outboxes go to the sink, records to the journal, in the order in which they
 //! were made; on the worker's own thread, or on one of its own behind a ring.
 
-use super::checkpointer::{CheckpointJob, Job};
+use super::checkpointer::{CheckpointJob, Job, PreviousJob};
 use super::lane_status::LanePublisher;
 use crate::batch::{Outbox, now_ns};
 use crate::error::{Fault, Result};
@@ -22,6 +22,8 @@ const OUTBOXES_MAX: usize = 8;
 pub struct Commit {
     /// What the journal will say.
     pub record: JournalRecord,
+    /// The version before, where the record holds a swap.
+    pub previous: Option<Box<PreviousJob>>,
     /// A checkpoint that belongs to the record.
     pub checkpoint: Option<CheckpointJob>,
     /// Called when the record is durable.
@@ -143,6 +145,10 @@ impl FarEnd {
         for encoded in std::mem::take(&mut self.waiting) {
             self.published(encoded);
         }
+        if let Some(job) = commit.previous {
+            // As below. A swap that was not committed may be another's to make, at another event.
+            let _ = self.jobs.send(Job::Previous(job));
+        }
         if let Some(job) = commit.checkpoint {
             faults::step("checkpoint.begin");
             // A checkpointer that has ended is a daemon that ends: the journal has what matters.
@@ -182,6 +188,8 @@ pub enum Outlet {
         thread: Option<JoinHandle<Result<()>>>,
         /// Outboxes that were not yet handed out.
         spare: Vec<Outbox>,
+        /// Commits that were handed over and are not done.
+        commits: Arc<AtomicU64>,
     },
 }
 
@@ -210,6 +218,8 @@ impl Outlet {
     pub fn threaded(far_end: FarEnd, name: String) -> Result<Outlet> {
         let (to, mut works) = queue::ring::<Work>(OUTBOXES_MAX * 2);
         let (mut give_back, back) = queue::ring::<Outbox>(OUTBOXES_MAX + 1);
+        let commits = Arc::new(AtomicU64::new(0));
+        let under_way = commits.clone();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let mut far_end = far_end;
             loop {
@@ -220,7 +230,10 @@ impl Outlet {
                         // The worker may have ended; then the memory isn't needed either.
                         let _ = give_back.send(outbox);
                     }
-                    Received::Item(Work::Commit(commit)) => far_end.commit(*commit)?,
+                    Received::Item(Work::Commit(commit)) => {
+                        far_end.commit(*commit)?;
+                        under_way.fetch_sub(1, Relaxed);
+                    }
                     Received::Empty => {}
                     Received::Closed => return Ok(()),
                 }
@@ -228,7 +241,7 @@ impl Outlet {
         });
         let thread = thread.map_err(|e| Fault::io("start the sink's thread", &e))?;
         let spare = (0..OUTBOXES_MAX).map(|_| Outbox::default()).collect();
-        Ok(Outlet::Threaded { to: Some(to), back, thread: Some(thread), spare })
+        Ok(Outlet::Threaded { to: Some(to), back, thread: Some(thread), spare, commits })
     }
 
     /// An empty outbox; waits while all are on their way.
@@ -285,6 +298,11 @@ impl Outlet {
         }
     }
 
+    /// True while a commit is under way.
+    pub fn commits(&self) -> bool {
+        matches!(self, Outlet::Threaded { commits, .. } if commits.load(Relaxed) > 0)
+    }
+
     /// Commits what was written since the last commit.
     ///
     /// # Errors
@@ -292,7 +310,10 @@ impl Outlet {
     pub fn commit(&mut self, commit: Commit) -> Result<()> {
         match self {
             Outlet::Inline(far_end, _) => far_end.commit(commit),
-            Outlet::Threaded { .. } => self.send(Work::Commit(Box::new(commit))),
+            Outlet::Threaded { commits, .. } => {
+                commits.fetch_add(1, Relaxed);
+                self.send(Work::Commit(Box::new(commit)))
+            }
         }
     }
 

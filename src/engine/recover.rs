@@ -2,7 +2,7 @@
 //! emitting, each compared with the digest that it recorded. A digest that differs tries the next
 //! older checkpoint, and at last stops the lane: it never publishes on a mismatch.
 
-use super::lane::LaneCore;
+use super::lane::{LaneCore, Watch};
 use super::worker::previous_name;
 use crate::artifact;
 use crate::batch::{Block, Cursor};
@@ -58,10 +58,10 @@ pub fn recover(
     make: &MakeCore<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Recovered> {
-    let mut numbers: Vec<Option<u64>> = archive.store.checkpoints()?.into_iter().map(Some).collect();
+    let mut listed = archive.store.checkpoints()?;
     let tail = match journal.tail()? {
         Some(tail) => tail,
-        None if numbers.is_empty() => {
+        None if listed.is_empty() => {
             let core = make(archive.load(archive.base)?, None)?;
             return Ok(Recovered { core, tail: None, replayed: 0, lost_learned: 0, from: None });
         }
@@ -80,20 +80,50 @@ pub fn recover(
         ))
         .hint("point state_dir at the state that belongs to the journal, or start over with --new-lineage"));
     }
+    loop {
+        let outcome = from_any(&listed, &tail, source, journal, archive, make, progress);
+        let Err(Fault { class: Class::Corruption, .. }) = &outcome else { return outcome };
+        // In a shared store a former owner may have written a newer one, and removed those, on its way out.
+        let now = archive.store.checkpoints()?;
+        if now == listed {
+            return outcome;
+        }
+        listed = now;
+    }
+}
+
+/// Recovers from the newest of these checkpoints that leads to the tail.
+fn from_any(
+    listed: &[u64],
+    tail: &JournalRecord,
+    source: &mut dyn Source,
+    journal: &mut dyn Journal,
+    archive: &Archive<'_>,
+    make: &MakeCore<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<Recovered> {
     // Where nothing is replayed the journal isn't synced: after a power cut, checkpoints may be ahead of it.
-    numbers.retain(|n| !source.replayable() || n.is_some_and(|n| n <= tail.number));
-    numbers.insert(0, None);
+    let usable = listed.iter().copied().filter(|n| !source.replayable() || *n <= tail.number);
+    let numbers: Vec<Option<u64>> = std::iter::once(None).chain(usable.map(Some)).collect();
+    // A damaged version before is made again from a checkpoint before its swap, where one is left; where none is,
+    // and where nothing can be replayed, only that rollback is lost: no digest depends on it.
+    let mut rollback = if source.replayable() { Rollback::Needed } else { Rollback::Optional };
     let mut last = None;
-    for number in numbers.into_iter().rev() {
-        let attempt = attempt(number, &tail, source, journal, archive, make, progress);
-        match attempt {
-            Ok(recovered) => return Ok(recovered),
-            Err(fault) if fault.class == Class::Corruption => {
-                let from = number.map_or("the first pipeline".to_string(), checkpoint_name);
-                tracing::warn!("recovery from {from} failed, trying an older one: {fault}");
-                last.get_or_insert(fault.at(from));
+    loop {
+        for number in numbers.iter().rev() {
+            match attempt(*number, tail, source, journal, archive, make, progress, &mut rollback) {
+                Ok(recovered) => return Ok(recovered),
+                Err(fault) if fault.class == Class::Corruption => {
+                    let from = number.map_or("the first pipeline".to_string(), checkpoint_name);
+                    tracing::warn!("recovery from {from} failed, trying an older one: {fault}");
+                    last.get_or_insert(fault.at(from));
+                }
+                Err(fault) => return Err(fault),
             }
-            Err(fault) => return Err(fault),
+        }
+        match rollback {
+            Rollback::Damaged => rollback = Rollback::Optional,
+            Rollback::Needed | Rollback::Optional => break,
         }
     }
     Err(last
@@ -101,6 +131,35 @@ pub fn recover(
         .hint("restore the state directory from a copy, or start over with --new-lineage"))
 }
 
+/// What becomes of a checkpoint whose version before is damaged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rollback {
+    /// An older checkpoint is tried.
+    Needed,
+    /// The same, and it has happened.
+    Damaged,
+    /// The lane goes on without that rollback.
+    Optional,
+}
+
+impl Rollback {
+    /// The version before, or what is to become of its fault.
+    fn judge(&mut self, previous: Result<Option<Pipeline>>) -> Result<Option<Pipeline>> {
+        match previous {
+            Err(fault) if matches!(fault.class, Class::Corruption | Class::Misuse) => {
+                if *self == Rollback::Optional {
+                    tracing::error!("the version before can't be brought back by a rollback any more: {fault}");
+                    return Ok(None);
+                }
+                *self = Rollback::Damaged;
+                Err(Fault { class: Class::Corruption, ..fault })
+            }
+            other => other,
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
 fn attempt(
     number: Option<u64>,
     tail: &JournalRecord,
@@ -109,13 +168,14 @@ fn attempt(
     archive: &Archive<'_>,
     make: &MakeCore<'_>,
     progress: &mut Progress<'_>,
+    rollback: &mut Rollback,
 ) -> Result<Recovered> {
     let mut ahead = None;
     let (mut core, from) = match number {
         Some(number) => {
             let (pipeline, record) = archive.checkpoint(number)?;
             let mut core = make(pipeline, Some(&record))?;
-            core.set_previous(archive.previous(record.swap)?);
+            core.set_previous(rollback.judge(archive.previous(record.swap))?);
             faults::step("recovery.checkpoint");
             ahead = Some(record).filter(|r| r.number > tail.number);
             (core, Some(number))
@@ -125,12 +185,15 @@ fn attempt(
     let tail = ahead.as_ref().unwrap_or(tail);
     let (seq, learned) = (core.seq(), core.learned());
     if source.replayable() {
-        let records = journal.read(from.map_or(0, |n| n + 1))?;
+        let mut records = journal.read(from.unwrap_or(0))?;
+        if records.first().is_some_and(|r| Some(r.number) == from) {
+            check_own_record(&core, &records.remove(0))?;
+        }
         if let Some(first) = records.first().filter(|r| Some(r.number) != from.map_or(Some(0), |n| n.checked_add(1))) {
             return Err(Fault::corruption(format!("the journal begins at record {}, which is too late", first.number)));
         }
         for (done, record) in records.iter().enumerate() {
-            replay_record(&mut core, record, source, archive)?;
+            replay_record(&mut core, record, source, archive, &mut ())?;
             faults::step("recovery.record");
             if !progress(done as u64 + 1, records.len() as u64) {
                 return Err(Fault::environment("the recovery was given up"));
@@ -145,11 +208,11 @@ fn attempt(
     if core.swap() != tail.swap {
         if core.pipeline().hash() != tail.version {
             // A version that was rolled back to had learned something before it was swapped out.
-            let kept = archive.previous(core.swap())?.filter(|p| p.hash() == tail.version);
+            let kept = rollback.judge(archive.previous(core.swap()))?.filter(|p| p.hash() == tail.version);
             let pipeline = kept.map_or_else(|| archive.load(&tail.version), Ok)?;
             core = make(pipeline, Some(tail))?;
         }
-        core.set_previous(archive.previous(tail.swap)?);
+        core.set_previous(rollback.judge(archive.previous(tail.swap))?);
     }
     core.jump_to(tail)?;
     Ok(Recovered {
@@ -161,6 +224,22 @@ fn attempt(
     })
 }
 
+/// A checkpoint is a cache of what its record leads to: one of a past that was never committed is none.
+///
+/// # Errors
+/// Corruption, where the journal's record of that number is another.
+fn check_own_record(core: &LaneCore, record: &JournalRecord) -> Result<()> {
+    let digest = format!("{:016x}", core.digest());
+    let ours = (core.seq(), core.learned(), core.swap(), &digest, core.ledger.positions());
+    if ours == (record.seq, record.learned, record.swap, &record.digest, &record.positions) {
+        return Ok(());
+    }
+    Err(Fault::corruption(format!(
+        "journal record {} says seq {}, learned {}, digest {}; the checkpoint has {}, {}, {digest}",
+        record.number, record.seq, record.learned, record.digest, ours.0, ours.1
+    )))
+}
+
 /// Takes a record's runs and swaps again, and compares what comes out with what was recorded.
 ///
 /// # Errors
@@ -170,8 +249,10 @@ pub fn replay_record(
     record: &JournalRecord,
     source: &mut dyn Source,
     archive: &Archive<'_>,
+    watch: &mut dyn Watch,
 ) -> Result<()> {
     core.set_learn(!record.frozen);
+    watch.record(record);
     let mut swaps = record.swaps.iter().peekable();
     let mut from: Vec<Position> =
         record.inputs.iter().map(|input| core.ledger.positions().get(input).copied().unwrap_or_default()).collect();
@@ -192,7 +273,9 @@ pub fn replay_record(
                 .hint("bring the input back as it was, or start over with --new-lineage"));
             }
             name_inputs(core, source, &block);
-            replay_block(core, &block, &mut swaps, archive)?;
+            let seq = core.seq();
+            replay_block(core, &block, &mut swaps, archive, watch)?;
+            watch.block(&block, seq);
             core.ledger.finished(&block);
             let reached = block.records.last().and_then(|r| core.ledger.reached(r.input));
             match reached.filter(|p| *p != from[input]) {
@@ -219,13 +302,14 @@ fn replay_block(
     block: &Block,
     swaps: &mut std::iter::Peekable<std::slice::Iter<'_, SwapEntry>>,
     archive: &Archive<'_>,
+    watch: &mut dyn Watch,
 ) -> Result<()> {
     let mut cursor = Cursor::default();
     loop {
         apply_due(core, swaps, archive)?;
         let late = u64::from(faults::planted("swap-one-late-in-replay"));
-        let until = swaps.peek().map_or(u64::MAX, |s| s.seq + late);
-        while core.replay(block, &mut cursor, until) {}
+        let until = swaps.peek().map_or(u64::MAX, |s| s.seq + late).min(watch.cut(core.seq()));
+        while core.replay(block, &mut cursor, until, watch) {}
         if core.seq() != until {
             return Ok(());
         }
@@ -267,12 +351,25 @@ impl Archive<'_> {
     /// Corruption, where it is gone or damaged.
     pub fn load(&self, hash: &str) -> Result<Pipeline> {
         let bytes = self.artifacts.get(hash)?;
-        let bytes =
-            bytes.ok_or_else(|| Fault::corruption(format!("artifact {hash} is missing in the state directory")))?;
+        let bytes = bytes
+            .ok_or_else(|| Fault::corruption(format!("artifact {hash} is missing ({})", self.artifacts.place(hash))))?;
         if artifact::content_hash(&bytes) != hash {
-            return Err(Fault::corruption(format!("artifact {hash} in the state directory is damaged")));
+            return Err(Fault::corruption(format!("artifact {hash} is damaged ({})", self.artifacts.place(hash))));
         }
         Pipeline::from_bytes(&bytes)
+    }
+
+    /// A lane's core as a checkpoint left it; `None`: as the lineage began.
+    ///
+    /// # Errors
+    /// As [`Archive::checkpoint`].
+    pub fn stand_at(&self, number: Option<u64>, make: &MakeCore<'_>) -> Result<LaneCore> {
+        let Some(number) = number else { return make(self.load(self.base)?, None) };
+        let (pipeline, record) = self.checkpoint(number)?;
+        let mut core = make(pipeline, Some(&record))?;
+        // Without it, only a rollback behind the checkpoint can't be replayed.
+        core.set_previous(Rollback::Optional.judge(self.previous(record.swap))?);
+        Ok(core)
     }
 
     /// A record that stands before the first event.
@@ -281,7 +378,11 @@ impl Archive<'_> {
         JournalRecord { lineage, version, digest: format!("{:016x}", 0), ..JournalRecord::default() }
     }
 
-    fn checkpoint(&self, number: u64) -> Result<(Pipeline, JournalRecord)> {
+    /// The checkpoint of a journal record.
+    ///
+    /// # Errors
+    /// Corruption, where it is gone, damaged, or of another lineage; Environment, where it can't be read.
+    pub fn checkpoint(&self, number: u64) -> Result<(Pipeline, JournalRecord)> {
         let name = checkpoint_name(number);
         let bytes = self.store.get(&name)?.ok_or_else(|| Fault::corruption(format!("{name} is gone")))?;
         let (pipeline, record) =

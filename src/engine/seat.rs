@@ -8,7 +8,7 @@ use super::lane_status::LanePublisher;
 use super::outlet::{Commit, FarEnd, Outlet};
 use super::recover::{Archive, Recovered, recover};
 use super::wire::{self, Ends};
-use super::worker::{Order, Worker};
+use super::worker::{Order, Tuning, Worker};
 use crate::admin::status::{LaneState, VersionStatus};
 use crate::checkpoint::Store;
 use crate::clock::Clock;
@@ -16,11 +16,13 @@ use crate::config::{Config, SinkKind, SourceKind};
 use crate::error::{Class, Fault, Result};
 use crate::faults;
 use crate::journal::{Journal, JournalRecord};
+use crate::kafka::client::Membership;
 use crate::metrics::{Health, LaneMetrics};
 use crate::pipeline::Pipeline;
 use crate::sink::Sink;
 use crate::source::Position;
 use crate::source::socket::SocketSource;
+use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -49,11 +51,47 @@ pub struct Seat {
     pub tell: flume::Sender<u32>,
     /// The old state was set aside on purpose.
     pub new_lineage: bool,
+    /// Intervals and switches, as the config says by now.
+    pub tuning: Arc<ArcSwap<Tuning>>,
     /// What intervals are timed by.
     pub clock: Clock,
 }
 
-/// How long a lane whose brokers are away waits before it tries again, at most.
+/// What a seat remembers from one opening of its lane to the next.
+struct Life {
+    /// Since when the lane is tried to be opened.
+    began: Instant,
+    /// It has run.
+    ran: bool,
+    /// Since when brokers have failed it, without a commit in between.
+    troubled: Option<Instant>,
+    /// Events committed when it last failed.
+    reached: u64,
+    /// The membership in the group: held while the lane is elsewhere or opened again, so that nothing moves.
+    group: Option<Arc<dyn Membership>>,
+}
+
+impl Life {
+    fn is_elsewhere(&self, lane: u32) -> bool {
+        self.group.as_ref().is_some_and(|group| group.holdings().is_elsewhere(lane))
+    }
+
+    /// A Kafka lane has failed after it lived since `began`. True where it has got on meanwhile; an error where it
+    /// failed for longer than is tried.
+    fn fails(&mut self, fault: Fault, began: Instant, committed: u64, tries: Duration) -> Result<bool> {
+        let moved = std::mem::replace(&mut self.reached, committed) < committed;
+        let got_on = moved || began.elapsed() > tries * 10;
+        if got_on {
+            self.troubled = None;
+        }
+        let first = if self.ran { Instant::now() } else { self.began };
+        let since = *self.troubled.get_or_insert(first);
+        if (!self.ran || fault.lasting) && since.elapsed() > tries { Err(fault) } else { Ok(got_on) }
+    }
+}
+
+/// How long a lane whose brokers are away waits before it tries again, at first and at most.
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(250);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// A lane that panics ends the others as well: the daemon must not go on with half of its lanes.
@@ -68,7 +106,8 @@ impl Drop for StopsAll {
 }
 
 impl Seat {
-    /// Runs the lane to its end. A Kafka lane whose brokers fail is recovered and goes on.
+    /// Runs the lane to its end. A Kafka lane whose brokers fail is recovered and goes on; what they refuse, and
+    /// go on refusing for as long as a start may take, ends it.
     ///
     /// # Errors
     /// Whatever stopped the lane.
@@ -76,15 +115,23 @@ impl Seat {
         let _guard = StopsAll(self.stop.clone());
         let kafka = matches!(self.config.source.kind, SourceKind::Kafka { .. })
             || matches!(self.config.sink.kind, SinkKind::Kafka { .. });
-        let (began, mut ran, mut wait) = (Instant::now(), false, Duration::from_millis(250));
+        let mut life = Life { began: Instant::now(), ran: false, troubled: None, reached: 0, group: None };
+        let mut wait = RETRY_WAIT_MIN;
         let tries = Duration::from_millis(self.config.limits.start_timeout_ms);
         let outcome = loop {
-            let outcome = self.live(socket.take(), &mut ran);
+            let began = Instant::now();
+            let outcome = self.live(socket.take(), &mut life);
             match outcome {
+                Err(fault) if fault.class == Class::Environment && !fault.lasting && life.is_elsewhere(self.lane) => {
+                    tracing::info!(lane = self.lane, "handed over to another daemon of the group");
+                    (life.troubled, wait) = (None, RETRY_WAIT_MIN);
+                }
                 Err(fault) if kafka && fault.class == Class::Environment && !self.stop.load(Relaxed) => {
                     self.publisher.fault(&fault);
-                    if !ran && began.elapsed() > tries {
-                        break Err(fault);
+                    match life.fails(fault, began, self.publisher.committed_seq(), tries) {
+                        Ok(true) => wait = RETRY_WAIT_MIN,
+                        Ok(false) => {}
+                        Err(fault) => break Err(fault),
                     }
                     self.publisher.state(LaneState::Recovering);
                     if self.stops_within(wait) {
@@ -115,20 +162,63 @@ impl Seat {
         self.stop.load(Relaxed)
     }
 
-    fn live(&self, socket: Option<SocketSource>, ran: &mut bool) -> Result<()> {
+    /// The lane is another daemon's, and this one stands by.
+    fn stand_by(&self, begins: bool) {
+        if begins {
+            self.publisher.state(LaneState::Elsewhere);
+            self.metrics.set_elsewhere(true);
+            self.health.lane(self.lane as usize).idle();
+            // Whoever waits for readiness may have given up.
+            let _ = self.tell.send(self.lane);
+        }
+        for order in self.orders.try_iter() {
+            order.not_here(self.lane);
+        }
+    }
+
+    /// Opens the lane's ends; a Kafka lane waits until it is this daemon's. `None` where that is told to stop.
+    fn open(&self, socket: Option<SocketSource>, life: &mut Life) -> Result<Option<Ends>> {
         let (config, lane) = (&self.config, self.lane);
-        self.publisher.state(LaneState::Recovering);
+        let (mut held, mut was_elsewhere) = (life.group.take(), false);
+        let mut standby = |group: &Arc<dyn Membership>, elsewhere: bool| {
+            held = Some(group.clone());
+            if elsewhere {
+                self.stand_by(!was_elsewhere);
+                was_elsewhere = true;
+            }
+            !self.stop.load(Relaxed)
+        };
+        if !self.home.has_past && !self.new_lineage && !life.ran {
+            // Before it joins: a daemon that doesn't belong must not take a lane from one that does.
+            self.check_place(wire::stranger(config, lane, &self.home.lineage.lineage)?, true)?;
+        }
         let dir = self.home.lane_dir(lane);
-        let store = self.home.checkpoints(config.checkpoint.store.as_deref(), lane)?;
-        let ends = wire::open(config, lane, &self.home.lineage.lineage, &dir, socket)?;
+        let ends = wire::open(config, lane, &self.home.lineage.lineage, &dir, socket, &mut standby);
+        life.group = held;
+        if was_elsewhere {
+            // However long its brokers or its store are away now, the other lanes go on.
+            (life.began, life.ran, life.troubled) = (Instant::now(), true, None);
+            self.metrics.set_elsewhere(false);
+            self.publisher.state(LaneState::Recovering);
+        }
+        ends
+    }
+
+    fn live(&self, socket: Option<SocketSource>, life: &mut Life) -> Result<()> {
+        self.publisher.state(LaneState::Recovering);
+        let Some(ends) = self.open(socket, life)? else {
+            self.publisher.state(LaneState::Ended);
+            return Ok(());
+        };
+        let store = self.home.checkpoints(self.lane)?;
         let Some(worker) = self.worker(ends, store)? else {
             // Told to stop on the way: nothing was taken, and what was committed stands.
             self.publisher.state(LaneState::Ended);
             return Ok(());
         };
         // Whoever waits for readiness may have given up.
-        let _ = self.tell.send(lane);
-        *ran = true;
+        let _ = self.tell.send(self.lane);
+        life.ran = true;
         worker.run()
     }
 
@@ -138,13 +228,10 @@ impl Seat {
     /// Whatever an end, the store or the recovery said.
     pub fn worker(&self, mut ends: Ends, store: Arc<dyn Store>) -> Result<Option<Worker>> {
         let (config, lane) = (&self.config, self.lane);
-        let Some((mut core, tail)) = self.recover(&mut ends, store.as_ref())? else { return Ok(None) };
-        let mut positions: Vec<(String, Position)> =
-            core.ledger.positions().iter().map(|(name, position)| (name.clone(), *position)).collect();
-        if faults::planted("replay-emits") {
-            positions.iter_mut().for_each(|(_, position)| position.offset = position.offset.saturating_sub(1));
-        }
-        ends.source.source().start(&positions)?;
+        let tuning = *self.tuning.load_full();
+        let recovered = self.recover(&mut ends, store.as_ref(), tuning.learn)?;
+        let Some((mut core, tail)) = recovered else { return Ok(None) };
+        ends.source.source().start(&places(&core))?;
         faults::step("recovery.started");
         let begins = ends.source.source().positions();
         let Ends { source, sink, journal } = ends;
@@ -156,12 +243,14 @@ impl Seat {
             metrics: self.metrics.clone(),
             publisher: self.publisher.clone(),
             swaps: Default::default(),
+            unwritten: Default::default(),
+            under_way: Default::default(),
         });
         let mut far_end = self.far_end(sink, journal, trim_before);
         if tail.is_none() {
             // The lane's first record says with what it began, and where, before the first event is taken.
             core.ledger.stand_at(&begins.into_iter().collect());
-            far_end.commit(Commit { record: core.record(), checkpoint: None, replies: Vec::new() })?;
+            far_end.commit(Commit { record: core.record(), previous: None, checkpoint: None, replies: Vec::new() })?;
             faults::step("journal.first");
         }
         let outlet = match wire::sink_is_threaded(config) {
@@ -177,7 +266,7 @@ impl Seat {
             intake,
             outlet,
             orders: self.orders.clone(),
-            tuning: super::tuning(config),
+            tuning,
             desk,
             jobs: self.jobs.clone(),
             metrics: self.metrics.clone(),
@@ -205,7 +294,12 @@ impl Seat {
 
     /// The lane as it was at its last commit, its outputs cut back to it. `None` where the daemon is told
     /// to stop meanwhile.
-    fn recover(&self, ends: &mut Ends, store: &dyn Store) -> Result<Option<(LaneCore, Option<JournalRecord>)>> {
+    fn recover(
+        &self,
+        ends: &mut Ends,
+        store: &dyn Store,
+        learn: bool,
+    ) -> Result<Option<(LaneCore, Option<JournalRecord>)>> {
         let (config, lineage) = (&self.config, &self.home.lineage);
         let archive =
             Archive { store, artifacts: self.home.artifacts.as_ref(), base: &lineage.base, lineage: &lineage.lineage };
@@ -223,10 +317,10 @@ impl Seat {
             return Ok(None);
         }
         let recovered = recovered?;
-        self.check_place(ends.journal.as_mut(), recovered.tail.is_none())?;
+        self.check_place(ends.journal.stranger()?, recovered.tail.is_none())?;
         self.tell_recovery(&recovered);
         let Recovered { mut core, tail, .. } = recovered;
-        core.set_learn(config.learn.enabled);
+        core.set_learn(learn);
         ends.sink.recover(tail.as_ref().map_or(&[], |t| &t.outputs))?;
         faults::step("recovery.cut");
         Ok(Some((core, tail)))
@@ -234,8 +328,8 @@ impl Seat {
 
     /// A lane that has no past here must not begin unnoticed where another lineage has one, and one that
     /// has must not go on where another lineage has taken over.
-    fn check_place(&self, journal: &mut dyn Journal, begins: bool) -> Result<()> {
-        let Some(other) = journal.stranger()? else { return Ok(()) };
+    fn check_place(&self, stranger: Option<JournalRecord>, begins: bool) -> Result<()> {
+        let Some(other) = stranger else { return Ok(()) };
         let (lane, ours, theirs) = (self.lane, &self.home.lineage.lineage, &other.lineage);
         if self.new_lineage && begins {
             tracing::warn!(
@@ -250,7 +344,18 @@ impl Seat {
             other.seq,
             self.config.state_dir.display()
         ))
-        .hint("restore state_dir from a copy, or start over with --new-lineage: it goes on at the group's committed offsets, with the model that pipeline names"))
+        .hint(self.how_to_share()))
+    }
+
+    fn how_to_share(&self) -> &'static str {
+        match self.home.is_shared {
+            true => {
+                "name the checkpoint.store that the other daemons of the group have; if one of them has begun a new lineage, stop them all and start them again"
+            }
+            false => {
+                "if another daemon of the group has it, name a checkpoint.store that both reach; else restore state_dir from a copy, or start over with --new-lineage: it goes on at the group's committed offsets, with the model that pipeline names"
+            }
+        }
     }
 
     fn tell_recovery(&self, recovered: &Recovered) {
@@ -266,6 +371,13 @@ impl Seat {
             );
         }
     }
+}
+
+/// Where the inputs go on.
+fn places(core: &LaneCore) -> Vec<(String, Position)> {
+    let back = u64::from(faults::planted("replay-emits"));
+    let place = |position: &Position| Position { offset: position.offset.saturating_sub(back), ..*position };
+    core.ledger.positions().iter().map(|(name, position)| (name.clone(), place(position))).collect()
 }
 
 fn version_of(pipeline: &Pipeline, swap: u64, origin: &str) -> VersionStatus {

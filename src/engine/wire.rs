@@ -10,6 +10,7 @@ use crate::encode::{EncodeOptions, Encoder, dead_letter_json};
 use crate::error::{Fault, Result};
 use crate::journal::file::FileJournal;
 use crate::journal::{Journal, JournalRecord};
+use crate::kafka::claim::Standby;
 use crate::kafka::{self, KafkaOptions};
 use crate::metrics::LaneMetrics;
 use crate::pipeline::Pipeline;
@@ -23,12 +24,15 @@ use crate::source::generator::{Drift, GeneratorOptions, Kind};
 use crate::source::rate::{RateOptions, RateSource};
 use crate::source::socket::SocketSource;
 use crate::source::{Framing, ReadOptions, Source};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// About how many bytes a source reads at once.
 const BLOCK_BYTES: usize = 256 << 10;
+
+/// How long a broker may take to answer who has a journal; later, nobody begins on it unseen either.
+const STRANGER_WAIT: Duration = Duration::from_secs(5);
 
 /// A lane's ends, opened.
 pub struct Ends {
@@ -175,13 +179,24 @@ pub fn sockets(config: &Config, inherited: Option<crate::source::socket::Listen>
     open(options, config.lanes).map(Some)
 }
 
-/// Opens the ends of a lane. `socket` is the lane's share of a socket source.
+/// Opens the ends of a lane. `socket` is the lane's share of a socket source. A Kafka lane waits for its
+/// assignment, of which `standby` is told; `None` where that gave up.
 ///
 /// # Errors
 /// Environment or Misuse, from whatever can't be opened.
-pub fn open(config: &Config, lane: u32, lineage: &str, dir: &Path, socket: Option<SocketSource>) -> Result<Ends> {
+pub fn open(
+    config: &Config,
+    lane: u32,
+    lineage: &str,
+    dir: &Path,
+    socket: Option<SocketSource>,
+    standby: &mut Standby<'_>,
+) -> Result<Option<Ends>> {
     let kafka = match kafka_options(config, lane, lineage) {
-        Some(options) => Some(kafka::open(&options)?),
+        Some(options) => match kafka::open_when_assigned(&kafka::client_of(&options), &options, standby)? {
+            None => return Ok(None),
+            lane => lane,
+        },
         None => None,
     };
     let (kafka_source, kafka_sink, kafka_journal) = match kafka {
@@ -212,13 +227,13 @@ pub fn open(config: &Config, lane: u32, lineage: &str, dir: &Path, socket: Optio
         SinkKind::Socket | SinkKind::None => Some(Box::new(NoSink)),
         SinkKind::Console => Some(Box::new(ConsoleSink::stdout())),
         SinkKind::File { path, rotate_bytes } => {
-            Some(Box::new(FileSink::new(of_lane(path, lane, config.lanes), *rotate_bytes)))
+            Some(Box::new(FileSink::new(config::of_lane(path, lane, config.lanes), *rotate_bytes)))
         }
     };
     let kafka_sink = kafka_sink.map(|sink| Box::new(sink) as Box<dyn Sink>);
     let letters = match &config.sink.dead_letters {
         Some(path) if !matches!(config.sink.kind, SinkKind::Kafka { .. }) => {
-            let path = of_lane(Path::new(path), lane, config.lanes);
+            let path = config::of_lane(Path::new(path), lane, config.lanes);
             Some(Box::new(DeadLetterFile::new(path, dead_letter_json)) as Box<dyn Sink>)
         }
         _ => None,
@@ -229,7 +244,35 @@ pub fn open(config: &Config, lane: u32, lineage: &str, dir: &Path, socket: Optio
         Some(journal) => Box::new(journal),
         None => Box::new(FileJournal::open(&dir.join("journal"), config.source.kind.replayable())?),
     };
-    Ok(Ends { source, sink, journal })
+    Ok(Some(Ends { source, sink, journal }))
+}
+
+/// The last record of a Kafka lane's journal where that is of another lineage, before the daemon joins the group.
+///
+/// # Errors
+/// As for [`crate::journal::kafka::stranger`].
+pub fn stranger(config: &Config, lane: u32, lineage: &str) -> Result<Option<JournalRecord>> {
+    match kafka_options(config, lane, lineage) {
+        Some(options) => {
+            let options = KafkaOptions { first_answer: STRANGER_WAIT.min(options.first_answer), ..options };
+            crate::journal::kafka::stranger(kafka::client_of(&options).as_ref(), &options)
+        }
+        None => Ok(None),
+    }
+}
+
+/// Opens a lane's past: its source, to be read again, and its journal. Nothing is written to the outputs.
+///
+/// # Errors
+/// As [`open`]; Misuse for a source that can't be read again.
+pub fn open_past(config: &Config, lane: u32, lineage: &str, dir: &Path) -> Result<(Box<dyn Source>, Box<dyn Journal>)> {
+    let until = Instant::now() + kafka::ASSIGNMENT_TIMEOUT;
+    let ends = open(config, lane, lineage, dir, None, &mut |_, _| Instant::now() < until)?;
+    let ends = ends.ok_or_else(|| kafka::not_handed_over(lane))?;
+    match ends.source {
+        SourceEnd::Reads(source) => Ok((source, ends.journal)),
+        SourceEnd::Answers(_) => Err(Fault::misuse("the source can't be read again")),
+    }
 }
 
 /// What a lane's Kafka ends need to know; `None` where neither end is Kafka.
@@ -291,18 +334,6 @@ pub fn generator_options(name: &str, seed: u64, stream: &config::StreamConfig) -
         features: stream.drift_features as usize,
     };
     Ok(options)
-}
-
-/// A lane's own output: `predictions.ndjson`, and with several lanes `predictions.lane-1.ndjson`.
-fn of_lane(path: &Path, lane: u32, lanes: u32) -> PathBuf {
-    if lanes == 1 {
-        return path.to_path_buf();
-    }
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    match path.extension() {
-        Some(extension) => path.with_file_name(format!("{stem}.lane-{lane}.{}", extension.to_string_lossy())),
-        None => path.with_file_name(format!("{stem}.lane-{lane}")),
-    }
 }
 
 /// Several sinks as one.

@@ -4,7 +4,7 @@
 //! [`Worker::run`] is the thread: start, turns, finish. The three can be called one by one as well, so that a
 //! lane is driven step by step under a clock that is set by hand.
 
-use super::checkpointer::{CheckpointDesk, CheckpointJob, Job};
+use super::checkpointer::{CheckpointDesk, CheckpointJob, Job, PreviousJob};
 use super::intake::Intake;
 use super::lane::LaneCore;
 use super::lane_status::LanePublisher;
@@ -25,13 +25,18 @@ use std::time::{Duration, Instant};
 
 /// How long a lane without work waits before it looks for orders.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// How often a lane whose next commit is due looks whether the last one is done.
+const COMMIT_LOOK: Duration = Duration::from_millis(2);
 /// How long clients may take at the end to read their answers.
 const FINISH_MAX: Duration = Duration::from_secs(5);
+/// How long the last checkpoint may take.
+pub const BARRIER_MAX: Duration = Duration::from_secs(10);
 /// How often the live quality and the lag are published.
 const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 
-/// The answer to an order: the lane's event number from which on it is in force.
-pub type Done = flume::Sender<(u32, Result<u64>)>;
+/// The answer to an order: the lane's event number from which on it is in force; `None` where another daemon
+/// holds the lane.
+pub type Done = flume::Sender<(u32, Result<Option<u64>>)>;
 
 /// What a lane may be told.
 pub enum Order {
@@ -45,6 +50,20 @@ pub enum Order {
     Pause(bool, Done),
     /// Change what may change while running.
     Retune(Tuning),
+}
+
+impl Order {
+    /// Answers for a lane that another daemon holds: nothing is done here, now or later.
+    pub fn not_here(self, lane: u32) {
+        match self {
+            Order::Swap(_, _, done) | Order::Rollback(done) | Order::Checkpoint(done) | Order::Pause(_, done) => {
+                // The asker may have given up waiting.
+                let _ = done.send((lane, Ok(None)));
+            }
+            // Whoever takes the lane's seat reads the tuning then.
+            Order::Retune(_) => {}
+        }
+    }
 }
 
 /// What may change while a lane runs.
@@ -123,8 +142,11 @@ impl Worker {
         let mut working = self.start();
         while working.turn()? {}
         if let Some(written) = working.finish()? {
-            // A checkpointer that has ended has nothing more to write.
-            let _ = written.recv();
+            // A checkpointer that has ended has nothing more to write; and one that waits for a store that is away
+            // must not keep the daemon: what was committed stands.
+            if written.recv_timeout(BARRIER_MAX) == Err(flume::RecvTimeoutError::Timeout) {
+                tracing::warn!(lane, "ends without its last checkpoint: the store takes too long");
+            }
         }
         publisher.state(LaneState::Ended);
         health.lane(lane).idle();
@@ -173,21 +195,23 @@ impl Worker {
         if self.core.seq() == clocks.committed_seq {
             return IDLE_WAIT;
         }
-        self.tuning.commit_interval.saturating_sub(self.clock.since(clocks.committed)).min(IDLE_WAIT)
+        let due = self.tuning.commit_interval.saturating_sub(self.clock.since(clocks.committed)).min(IDLE_WAIT);
+        if self.outlet.commits() { due.max(COMMIT_LOOK) } else { due }
     }
 
     fn keep_up(&mut self, clocks: &mut Clocks) -> Result<()> {
         let now = self.clock.now();
         let fresh = self.core.seq() - clocks.committed_seq;
-        let checkpoint_due =
-            now - clocks.checkpointed >= self.tuning.checkpoint_interval && self.core.seq() > clocks.checkpointed_seq;
-        if checkpoint_due {
-            let job = WithCheckpoint::default();
-            self.commit(Some(job), Vec::new(), clocks)?;
-        } else if fresh >= self.tuning.commit_events_max
-            || (self.core.ledger.is_dirty() || fresh > 0) && now - clocks.committed >= self.tuning.commit_interval
-        {
-            self.commit(None, Vec::new(), clocks)?;
+        // One commit at a time: were they to queue up behind one another, events would wait for many of them.
+        let free = !self.outlet.commits();
+        let commit_due =
+            (self.core.ledger.is_dirty() || fresh > 0) && now - clocks.committed >= self.tuning.commit_interval;
+        let checkpoint_due = now - clocks.checkpointed >= self.tuning.checkpoint_interval
+            && self.core.seq() > clocks.checkpointed_seq
+            && self.desk.under_way.load(Relaxed) == 0;
+        // A lane that is never free because it commits at every `commit_events_max` has its checkpoints all the same.
+        if fresh >= self.tuning.commit_events_max || free && (commit_due || checkpoint_due) {
+            self.commit(checkpoint_due.then(WithCheckpoint::default), Vec::new(), clocks)?;
         }
         if now - clocks.published >= PUBLISH_EVERY {
             clocks.published = now;
@@ -203,6 +227,16 @@ impl Worker {
     }
 
     fn commit(&mut self, checkpoint: Option<WithCheckpoint>, replies: Vec<Reply>, clocks: &mut Clocks) -> Result<()> {
+        self.commit_with(checkpoint, None, replies, clocks)
+    }
+
+    fn commit_with(
+        &mut self,
+        checkpoint: Option<WithCheckpoint>,
+        previous: Option<Box<PreviousJob>>,
+        replies: Vec<Reply>,
+        clocks: &mut Clocks,
+    ) -> Result<()> {
         let record = self.core.record();
         let now = self.clock.now();
         (clocks.committed, clocks.committed_seq) = (now, record.seq);
@@ -213,6 +247,7 @@ impl Worker {
             position.inputs.clear();
             let (manifest, state) = self.core.pipeline().snapshot("checkpoint", Value::Null, json!(position));
             let desk = self.desk.clone();
+            desk.under_way.fetch_add(1, Relaxed);
             let keep = self.tuning.checkpoints_kept;
             CheckpointJob {
                 number: record.number,
@@ -225,7 +260,7 @@ impl Worker {
                 replies: snapshot.replies,
             }
         });
-        self.outlet.commit(Commit { record, checkpoint, replies })
+        self.outlet.commit(Commit { record, previous, checkpoint, replies })
     }
 
     fn obey(&mut self, order: Order, paused: &mut bool, clocks: &mut Clocks) -> Result<()> {
@@ -236,8 +271,7 @@ impl Worker {
                     Ok(seq) => {
                         faults::step("swap.taken");
                         self.metrics.swap(SwapResult::Applied);
-                        self.in_force(version, origin, seq);
-                        self.commit(None, vec![self.reply(done, seq)], clocks)
+                        self.in_force(version, origin, seq, done, clocks)
                     }
                     Err(fault) => {
                         self.metrics.swap(SwapResult::Refused);
@@ -250,8 +284,7 @@ impl Worker {
                     faults::step("swap.rolled-back");
                     self.metrics.swap(SwapResult::RolledBack);
                     let before = self.before.take().unwrap_or_default();
-                    self.in_force(before.version, before.origin, seq);
-                    self.commit(None, vec![self.reply(done, seq)], clocks)
+                    self.in_force(before.version, before.origin, seq, done, clocks)
                 }
                 Err(fault) => self.refuse(&done, fault),
             },
@@ -265,7 +298,7 @@ impl Worker {
                 self.intake.pause(pause);
                 self.publisher.state(if pause { LaneState::Paused } else { LaneState::Running });
                 // The asker may have given up waiting.
-                let _ = done.send((self.core.lane(), Ok(self.core.seq())));
+                let _ = done.send((self.core.lane(), Ok(Some(self.core.seq()))));
                 Ok(())
             }
             Order::Retune(tuning) => {
@@ -280,25 +313,27 @@ impl Worker {
         }
     }
 
-    /// Notes the version in force, and sends the one before to the disk ahead of any later checkpoint.
-    fn in_force(&mut self, version: String, origin: String, seq: u64) {
+    /// Notes the version in force, and commits the swap with the version before, which goes to the store behind
+    /// the commit and ahead of any later checkpoint.
+    fn in_force(&mut self, version: String, origin: String, seq: u64, done: Done, clocks: &mut Clocks) -> Result<()> {
         let swap = self.core.swap();
         let current = VersionStatus { version, swap, origin, since_seq: seq };
         self.before = Some(std::mem::replace(&mut self.current, current));
         tracing::info!(lane = self.core.lane(), seq, swap, version = self.current.version.as_str(), "version in force");
         self.publisher.version(self.current.clone(), self.before.clone());
-        if let Some((manifest, state)) = self.core.previous_snapshot() {
-            let (desk, manifest) = (self.desk.clone(), Box::new(manifest));
-            // A checkpointer that has ended is a daemon that ends.
-            let _ = self.jobs.send(Job::Previous { desk, name: previous_name(swap), manifest, state });
-        }
+        let desk = &self.desk;
+        let previous = self.core.previous_snapshot().map(|(manifest, state)| {
+            Box::new(PreviousJob { desk: desk.clone(), name: previous_name(swap), manifest, state })
+        });
+        let replies = vec![self.reply(done, seq)];
+        self.commit_with(None, previous, replies, clocks)
     }
 
     fn reply(&self, done: Done, seq: u64) -> Reply {
         let lane = self.core.lane();
         Box::new(move |outcome: Result<()>| {
             // The asker may have given up waiting.
-            let _ = done.send((lane, outcome.map(|()| seq)));
+            let _ = done.send((lane, outcome.map(|()| Some(seq))));
         })
     }
 
@@ -348,6 +383,7 @@ impl Working {
     pub fn finish(self) -> Result<Option<flume::Receiver<()>>> {
         let Working { mut worker, health, mut clocks, .. } = self;
         health.lane(worker.core.lane() as usize).busy();
+        faults::step("drain.begin");
         worker.publisher.state(LaneState::Draining);
         faults::step("drain.begin");
         worker.commit(Some(WithCheckpoint::default()), Vec::new(), &mut clocks)?;

@@ -11,10 +11,14 @@ use crate::error::{Fault, Result};
 use crate::faults;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A segment that has grown beyond this many bytes is followed by a new one.
 pub const SEGMENT_BYTES_MAX: u64 = 4 << 20;
+
+/// What to do about a journal that is damaged.
+const DAMAGED: &str = "restore the state directory from a copy, or start over with --new-lineage";
 
 /// A journal in a directory of its own.
 pub struct FileJournal {
@@ -22,7 +26,6 @@ pub struct FileJournal {
     sync: bool,
     current: Option<(File, u64)>,
     tail: Option<JournalRecord>,
-    next: u64,
 }
 
 impl FileJournal {
@@ -33,12 +36,11 @@ impl FileJournal {
     /// Environment, where the directory can't be read or written; Corruption, where a record before
     /// the last is damaged.
     pub fn open(dir: &Path, sync: bool) -> Result<FileJournal> {
-        std::fs::create_dir_all(dir).map_err(|e| Fault::io(dir.display(), &e))?;
-        let mut journal = FileJournal { dir: dir.to_path_buf(), sync, current: None, tail: None, next: 0 };
+        crate::disk::make_dirs(&crate::disk::Machine, dir)?;
+        let mut journal = FileJournal { dir: dir.to_path_buf(), sync, current: None, tail: None };
         journal.mend_last_segment()?;
         for (_, path) in journal.segments()?.iter().rev() {
             if let Some(last) = parse_segment(path)?.0.pop() {
-                journal.next = last.number + 1;
                 journal.tail = Some(last);
                 break;
             }
@@ -63,6 +65,8 @@ impl FileJournal {
     /// A crash can tear the last line of the last segment, and of no other.
     fn mend_last_segment(&mut self) -> Result<()> {
         let Some((_, path)) = self.segments()?.pop() else { return Ok(()) };
+        // Whoever made the segment may have died before its name was safe.
+        crate::disk::sync_dir(&self.dir)?;
         let (_, good, torn) = parse_segment_to_damage(&path)?;
         if torn {
             let file = OpenOptions::new().write(true).open(&path).map_err(|e| Fault::io(path.display(), &e))?;
@@ -110,16 +114,18 @@ impl Journal for FileJournal {
             faults::step("journal.fsync");
             written = file.sync_data();
         }
+        if written.is_ok() {
+            written = still_there(&file);
+        }
         if let Err(e) = written {
             // What the disk holds now is unknown: the descriptor is abandoned, the line cut off again.
             drop(file);
-            let cut = self.cut_back(length).err().map(|f| format!("; {f}")).unwrap_or_default();
+            let cut = self.cut_back(length).err().map(|f| format!("; {}", f.message)).unwrap_or_default();
             return Err(Fault::io(format!("journal {}{cut}", self.dir.display()), &e)
-                .hint("free space on the disk of state_dir, or mend it; the record is written again"));
+                .hint("free space on the disk of state_dir, or mend it, then start again: the output is cut back to the last record"));
         }
         faults::step("journal.written");
         self.current = Some((file, length + line.len() as u64));
-        self.next = record.number + 1;
         self.tail = Some(record.clone());
         Ok(())
     }
@@ -137,12 +143,11 @@ impl Journal for FileJournal {
                 continue;
             }
             for record in parse_segment(path)?.0 {
-                if records.last().is_some_and(|last| last.number + 1 != record.number) {
-                    return Err(Fault::corruption(format!(
-                        "{}: record {} is missing",
-                        path.display(),
-                        record.number - 1
-                    )));
+                if let Some(last) = records.last()
+                    && last.number.checked_add(1) != Some(record.number)
+                {
+                    let (path, last, next) = (path.display(), last.number, record.number);
+                    return Err(Fault::corruption(format!("{path}: record {next} follows record {last}")).hint(DAMAGED));
                 }
                 if record.number >= from {
                     records.push(record);
@@ -163,11 +168,18 @@ impl Journal for FileJournal {
     }
 }
 
+/// A segment that someone removed takes every line, and gives none back.
+fn still_there(file: &File) -> std::io::Result<()> {
+    match file.metadata()?.nlink() {
+        0 => Err(std::io::Error::other("was removed while it was written: bring it back from a copy")),
+        _ => Ok(()),
+    }
+}
+
 fn parse_segment(path: &Path) -> Result<(Vec<JournalRecord>, u64)> {
     let (records, good, torn) = parse_segment_to_damage(path)?;
     if torn {
-        return Err(Fault::corruption(format!("{}: the line at byte {good} is damaged", path.display()))
-            .hint("restore the state directory from a copy, or start over with --new-lineage"));
+        return Err(Fault::corruption(format!("{}: the line at byte {good} is damaged", path.display())).hint(DAMAGED));
     }
     Ok((records, good))
 }
@@ -189,7 +201,7 @@ fn parse_segment_to_damage(path: &Path) -> Result<(Vec<JournalRecord>, u64, bool
                 let rest = line_end.map_or(&[][..], |end| &bytes[end + 1..]);
                 if rest.split(|b| *b == b'\n').any(|line| parse_line(line).is_some()) {
                     return Err(Fault::corruption(format!("{}: the record at byte {good} is damaged", path.display()))
-                        .hint("restore the state directory from a copy, or start over with --new-lineage"));
+                        .hint(DAMAGED));
                 }
                 return Ok((records, good as u64, true));
             }
@@ -212,7 +224,7 @@ mod tests {
     use super::*;
 
     fn record(number: u64) -> JournalRecord {
-        JournalRecord { number, lineage: "l".into(), seq: number * 10, ..JournalRecord::default() }
+        JournalRecord { number, lineage: "l".into(), seq: number.wrapping_mul(10), ..JournalRecord::default() }
     }
 
     fn numbers(records: &[JournalRecord]) -> Vec<u64> {
@@ -258,6 +270,21 @@ mod tests {
         std::fs::write(&path, bytes).expect("write");
         let fault = FileJournal::open(dir.path(), false).err().expect("corrupt");
         assert_eq!(fault.class, crate::error::Class::Corruption);
+    }
+
+    /// Found by the fuzzer `journal_segment`: record 0 behind another ended the program.
+    #[test]
+    fn records_that_do_not_follow_one_another_are_corruption() {
+        for numbers in [&[3, 0][..], &[0, 2], &[1, 1], &[u64::MAX, 0], &[u64::MAX, 1]] {
+            let dir = tempfile::tempdir().expect("dir");
+            let mut journal = FileJournal::open(dir.path(), false).expect("open");
+            numbers.iter().for_each(|n| journal.append(&record(*n)).expect("append"));
+            let mut journal = FileJournal::open(dir.path(), false).expect("open");
+            let fault = journal.read(0).expect_err("a gap");
+            assert_eq!(fault.class, crate::error::Class::Corruption);
+            let said = format!("record {} follows record {}", numbers[1], numbers[0]);
+            assert!(fault.message.contains(&said), "{fault}");
+        }
     }
 
     #[test]

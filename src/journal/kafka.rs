@@ -27,30 +27,39 @@ const READ: ReadOptions = ReadOptions { framing: Framing::Lines, event_bytes_max
 
 /// The journal of a Kafka lane.
 pub struct KafkaJournal {
-    options: KafkaOptions,
-    topic: String,
+    records: Records,
     claim: Arc<Claim>,
     producer: Arc<dyn Producer>,
-    reader: Box<dyn Reader>,
     clock: Clock,
     /// Number of the record that this process committed last: no read may miss it.
     last: Option<u64>,
 }
 
-impl KafkaJournal {
-    /// The journal of the claimed lane.
-    ///
-    /// # Errors
-    /// Misuse, naming a property that is refused.
-    pub fn new(
-        client: &dyn Client,
-        options: &KafkaOptions,
-        claim: Arc<Claim>,
-        producer: Arc<dyn Producer>,
-    ) -> Result<KafkaJournal> {
+/// Reads what is committed in a lane's journal.
+struct Records {
+    options: KafkaOptions,
+    topic: String,
+    reader: Box<dyn Reader>,
+    clock: Clock,
+}
+
+/// The last record of a lane's journal where that is of another lineage, before anything of the lane is opened.
+/// `None` also where there is no such topic, or no broker that answers.
+///
+/// # Errors
+/// Misuse, naming a property that is refused; Corruption, where the journal holds something else.
+pub fn stranger(client: &dyn Client, options: &KafkaOptions) -> Result<Option<JournalRecord>> {
+    let mut records = Records::new(client, options)?;
+    if records.watermarks().is_err() {
+        return Ok(None);
+    }
+    records.stranger()
+}
+
+impl Records {
+    fn new(client: &dyn Client, options: &KafkaOptions) -> Result<Records> {
         let (reader, clock) = (client.reader(options, Reading::Journal)?, client.clock());
-        let (options, topic) = (options.clone(), options.journal_topic());
-        Ok(KafkaJournal { options, topic, claim, producer, reader, clock, last: None })
+        Ok(Records { options: options.clone(), topic: options.journal_topic(), reader, clock })
     }
 
     fn partition(&self) -> i32 {
@@ -118,9 +127,32 @@ impl KafkaJournal {
         }
     }
 
+    /// The last record, where it is of another lineage.
+    fn stranger(&mut self) -> Result<Option<JournalRecord>> {
+        let ours = std::mem::take(&mut self.options.lineage);
+        let last = self.last_record();
+        self.options.lineage = ours;
+        Ok(last?.filter(|record| record.lineage != self.options.lineage))
+    }
+}
+
+impl KafkaJournal {
+    /// The journal of the claimed lane.
+    ///
+    /// # Errors
+    /// Misuse, naming a property that is refused.
+    pub fn new(
+        client: &dyn Client,
+        options: &KafkaOptions,
+        claim: Arc<Claim>,
+        producer: Arc<dyn Producer>,
+    ) -> Result<KafkaJournal> {
+        Ok(KafkaJournal { records: Records::new(client, options)?, claim, producer, clock: client.clock(), last: None })
+    }
+
     /// The next offsets of the Kafka inputs.
     fn offsets(&self, record: &JournalRecord) -> Vec<NextOffset> {
-        let ours = |topic: &str| self.options.topics.iter().any(|t| t == topic);
+        let ours = |topic: &str| self.records.options.topics.iter().any(|t| t == topic);
         (record.positions.iter())
             .filter_map(|(name, position)| {
                 let (topic, partition) = split_input(name).filter(|(topic, _)| ours(topic))?;
@@ -132,7 +164,7 @@ impl KafkaJournal {
     /// After a commit whose outcome is open: is the record there?
     fn settle(&mut self, record: &JournalRecord, reason: &str) -> Result<()> {
         self.producer.reconnect()?;
-        match self.last_record()? {
+        match self.records.last_record()? {
             Some(tail) if tail == *record => {
                 tracing::info!(target: "millstream::kafka", "lane {}: the commit had gone through", record.lane);
                 Ok(())
@@ -144,25 +176,25 @@ impl KafkaJournal {
 
 impl Journal for KafkaJournal {
     fn append(&mut self, record: &JournalRecord) -> Result<()> {
-        let key = self.options.lane.to_string();
+        let key = self.records.options.lane.to_string();
         let value = serde_json::to_vec(record).map_err(|e| Fault::internal(format!("journal record: {e}")))?;
         let offsets = self.offsets(record);
         faults::step("kafka.journal");
         if faults::planted("offset-before-produce") && !offsets.is_empty() {
             let _ = self.claim.group().commit(&offsets);
         }
-        if !self.options.exactly_once {
+        if !self.records.options.exactly_once {
             self.claim.check()?;
             self.producer.flush()?;
             self.claim.check()?;
-            self.producer.send(&self.topic, self.partition(), Some(key.as_bytes()), &value, &[])?;
+            self.producer.send(&self.records.topic, self.records.partition(), Some(key.as_bytes()), &value, &[])?;
             self.producer.flush()?;
             self.last = Some(record.number);
             if !offsets.is_empty()
                 && let Err(error) = self.claim.group().commit(&offsets)
             {
                 // The position in the journal is the truth; the group's offsets are for the usual tools.
-                tracing::debug!(target: "millstream::kafka", "lane {}: offsets: {error}", self.options.lane);
+                tracing::debug!(target: "millstream::kafka", "lane {}: offsets: {error}", self.records.options.lane);
             }
             return Ok(());
         }
@@ -179,10 +211,11 @@ impl Journal for KafkaJournal {
                 return Err(fault);
             }
         };
-        self.producer.send(&self.topic, self.partition(), Some(key.as_bytes()), &value, &[])?;
+        self.producer.send(&self.records.topic, self.records.partition(), Some(key.as_bytes()), &value, &[])?;
         match self.producer.commit(&offsets, &standing) {
             Ok(()) => {}
-            Err(Broken::Fenced) => return Err(taken(self.options.lane)),
+            Err(Broken::Fenced) => return Err(taken(self.records.options.lane)),
+            Err(Broken::Refused(fault)) => return Err(fault),
             Err(Broken::Aborted(reason)) => {
                 self.claim.check()?;
                 return Err(aborted(&reason));
@@ -197,7 +230,7 @@ impl Journal for KafkaJournal {
         // The markers of a commit are written after it is answered: wait for our own.
         let deadline = self.clock.now() + BROKER_TIMEOUT;
         loop {
-            let tail = self.last_record()?;
+            let tail = self.records.last_record()?;
             let seen = tail.as_ref().map(|record| record.number);
             if seen >= self.last || self.clock.now() > deadline {
                 return Ok(tail);
@@ -210,9 +243,9 @@ impl Journal for KafkaJournal {
         if self.last.is_some() {
             self.tail()?;
         }
-        let (low, _) = self.watermarks()?;
+        let (low, _) = self.records.watermarks()?;
         let mut records = Vec::new();
-        self.scan(low, |_, record| {
+        self.records.scan(low, |_, record| {
             if record.number >= from {
                 records.push(record);
             }
@@ -222,16 +255,13 @@ impl Journal for KafkaJournal {
     }
 
     fn stranger(&mut self) -> Result<Option<JournalRecord>> {
-        let ours = std::mem::take(&mut self.options.lineage);
-        let last = self.last_record();
-        self.options.lineage = ours;
-        Ok(last?.filter(|record| record.lineage != self.options.lineage))
+        self.records.stranger()
     }
 
     fn trim(&mut self, before: u64) -> Result<()> {
-        let (low, _) = self.watermarks()?;
+        let (low, _) = self.records.watermarks()?;
         let mut keep = None;
-        self.scan(low, |offset, record| match record.number >= before {
+        self.records.scan(low, |offset, record| match record.number >= before {
             true => {
                 keep = Some(offset);
                 ControlFlow::Break(())
@@ -239,7 +269,9 @@ impl Journal for KafkaJournal {
             false => ControlFlow::Continue(()),
         })?;
         match keep {
-            Some(offset) if offset > low => self.claim.group().delete_before(&self.topic, self.partition(), offset),
+            Some(offset) if offset > low => {
+                self.claim.group().delete_before(&self.records.topic, self.records.partition(), offset)
+            }
             _ => Ok(()),
         }
     }

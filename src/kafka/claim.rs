@@ -11,10 +11,19 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// How often a lane that waits for its assignment looks up.
+const STANDBY_LOOK: Duration = Duration::from_millis(50);
+
+/// Called while a lane waits for its assignment, with the membership, and whether the group has given the lane to
+/// somebody else. False: the wait is given up.
+pub type Standby<'a> = dyn FnMut(&Arc<dyn Membership>, bool) -> bool + 'a;
+
 /// What the group has decided so far.
 #[derive(Debug, Default)]
 struct Assigned {
     lanes: BTreeSet<u32>,
+    /// True where the group has said which lanes are ours, and has been in reach since.
+    settled: bool,
     /// Lanes that were ours when the group was out of reach for too long. Nobody has said yet whose they are now.
     adrift: BTreeSet<u32>,
     /// How many times each lane was given to somebody else.
@@ -23,6 +32,8 @@ struct Assigned {
     lost: HashMap<u32, u64>,
     /// Why this member can't go on, where it can't.
     dead: Option<String>,
+    /// What a broker that doesn't allow this client its group makes of it.
+    refused: Option<Fault>,
     /// Partitions of the input topics, as last seen.
     partitions: HashMap<String, i32>,
     /// Counts every change.
@@ -56,6 +67,7 @@ impl Holdings {
             for lane in lanes {
                 assigned.lanes.remove(lane);
                 if lost {
+                    assigned.settled = false;
                     assigned.adrift.insert(*lane);
                     *assigned.lost.entry(*lane).or_default() += 1;
                 } else {
@@ -68,6 +80,8 @@ impl Holdings {
     /// The group has handed out lanes anew: these are added to ours.
     pub fn assigned(&self, lanes: &[u32]) {
         self.change(|assigned| {
+            assigned.settled = true;
+            assigned.refused = None;
             assigned.lanes.extend(lanes);
             // What was ours and isn't handed back is somebody else's now.
             for lane in std::mem::take(&mut assigned.adrift) {
@@ -83,7 +97,12 @@ impl Holdings {
         self.change(|assigned| assigned.dead = Some(reason.to_string()));
     }
 
-    /// So many partitions an input topic has now.
+    /// The broker doesn't allow this member its group, until it hands out lanes again.
+    pub fn refused(&self, fault: &Fault) {
+        self.change(|assigned| assigned.refused = Some(fault.clone()));
+    }
+
+    /// So many partitions an input topic has now; 0 where it is gone.
     pub fn saw_partitions(&self, topic: &str, partitions: i32) {
         self.change(|assigned| {
             assigned.partitions.insert(topic.to_string(), partitions);
@@ -95,7 +114,18 @@ impl Holdings {
         self.lock().lanes.iter().copied().collect()
     }
 
-    /// Partitions of an input topic, as last seen.
+    /// True where the group has given the lane to somebody else, or to nobody yet.
+    pub fn is_elsewhere(&self, lane: u32) -> bool {
+        let assigned = self.lock();
+        assigned.dead.is_none() && assigned.refused.is_none() && assigned.settled && !assigned.lanes.contains(&lane)
+    }
+
+    /// True where this member can't go on.
+    pub fn is_shut_out(&self) -> bool {
+        self.lock().dead.is_some()
+    }
+
+    /// Partitions of an input topic, as last seen; 0 where it is gone.
     pub fn partitions_seen(&self, topic: &str) -> Option<i32> {
         self.lock().partitions.get(topic).copied()
     }
@@ -130,22 +160,43 @@ fn count(counts: &HashMap<u32, u64>, lane: u32) -> u64 {
 }
 
 impl Claim {
-    /// Waits until the group hands the lane to this daemon.
+    /// Waits until the group hands the lane to this daemon: without an end while it is another's, and as long as
+    /// `standby` says. `None` where that gave up.
     ///
     /// # Errors
-    /// Environment, where it doesn't within `wait`, or this daemon was shut out of the group.
+    /// Environment, where the group doesn't say within `wait` whose the lane is, this daemon was shut out of it, or is
+    /// not allowed in.
     pub fn wait(
         client: &dyn Client,
         group: Arc<dyn Membership>,
         options: &KafkaOptions,
         wait: Duration,
-    ) -> Result<Arc<Claim>> {
+        standby: &mut Standby<'_>,
+    ) -> Result<Option<Arc<Claim>>> {
         let (lane, clock, fenced_by_producer) = (options.lane, client.clock(), options.exactly_once);
         let mut claim = Claim { group, clock, lane, taken: 0, lost: 0, fenced_by_producer };
-        (claim.taken, claim.lost) = claim.wait_for(wait, |_, assigned| {
-            Ok(assigned.lanes.contains(&lane).then(|| (count(&assigned.taken, lane), count(&assigned.lost, lane))))
-        })?;
-        Ok(Arc::new(claim))
+        let mut patience = claim.clock.now();
+        loop {
+            let elsewhere = claim.group.holdings().is_elsewhere(lane);
+            if !standby(&claim.group, elsewhere) {
+                return Ok(None);
+            }
+            let now = claim.clock.now();
+            if elsewhere {
+                patience = now;
+            }
+            let counts = claim.wait_for(STANDBY_LOOK, |_, assigned| {
+                Ok(assigned.lanes.contains(&lane).then(|| (count(&assigned.taken, lane), count(&assigned.lost, lane))))
+            });
+            match counts {
+                Ok(counts) => (claim.taken, claim.lost) = counts,
+                Err(fault) if fault.lasting || claim.group.holdings().is_shut_out() || now - patience > wait => {
+                    return Err(fault);
+                }
+                Err(_) => continue,
+            }
+            return Ok(Some(Arc::new(claim)));
+        }
     }
 
     /// Waits until `until` finds what it looks for.
@@ -157,6 +208,9 @@ impl Claim {
                 if let Some(reason) = &assigned.dead {
                     return Err(shut_out(self.lane, reason));
                 }
+                if let Some(fault) = &assigned.refused {
+                    return Err(fault.clone());
+                }
                 if let Some(found) = until(self, &assigned)? {
                     return Ok(found);
                 }
@@ -164,9 +218,8 @@ impl Claim {
             };
             let left = deadline.saturating_duration_since(self.clock.now());
             if left.is_zero() {
-                let (lane, s) = (self.lane, wait.as_secs());
-                return Err(Fault::environment(format!("lane {lane} was not handed to this daemon within {s} s"))
-                    .hint("another daemon of the group holds it, or the group's coordinator doesn't answer"));
+                return Err(Fault::environment(format!("the group hasn't said whose lane {} is", self.lane))
+                    .hint("the group's coordinator doesn't answer, or its members can't agree; look at the brokers"));
             }
             self.group.wait(changes, left);
         }

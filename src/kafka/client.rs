@@ -156,6 +156,8 @@ pub struct NextOffset {
 pub enum Broken {
     /// It was aborted: nothing of it is visible, ever.
     Aborted(String),
+    /// It was aborted, and what was refused will be refused again until somebody acts.
+    Refused(Fault),
     /// Another producer of the same lane has taken over.
     Fenced,
     /// Whether it committed isn't known. The producer is given up; `reconnect` settles the outcome, and the
@@ -268,6 +270,13 @@ pub trait Membership: Send + Sync {
     /// # Errors
     /// Environment, where the broker doesn't answer or refuses to make it.
     fn make_topic(&self, topic: &NewTopic<'_>) -> Result<()>;
+
+    /// Fails where the broker says that one of the lane's topics may not be read or written as the lane has to. One
+    /// that doesn't say is believed.
+    ///
+    /// # Errors
+    /// Environment, naming topic and operation.
+    fn check_permissions(&self, options: &KafkaOptions) -> Result<()>;
 
     /// Removes the records of a partition below `offset`.
     ///
@@ -389,6 +398,13 @@ pub(crate) fn push_text(run: &mut Vec<u8>, name: &str, value: &str) {
 pub fn aborted(reason: &str) -> Fault {
     Fault::environment(format!("transaction aborted: {reason}"))
         .hint("nothing of it is visible; the lane goes on from its last commit")
+}
+
+/// The fault of an input that isn't there.
+pub fn missing(topic: &str) -> Fault {
+    Fault::environment(format!("the topic \"{topic}\" doesn't exist"))
+        .hint("make it, or correct source.topics")
+        .lasting()
 }
 
 /// The fault of a lane that has another owner.

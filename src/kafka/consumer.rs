@@ -339,6 +339,18 @@ impl Message<'_> {
         // SAFETY: terminated, and lives as long as the message.
         unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
     }
+    /// Its offset.
+    pub fn offset(&self) -> i64 {
+        self.message.offset
+    }
+    /// Its value; empty for none.
+    pub fn value(&self) -> &[u8] {
+        part(self.message.payload, self.message.len).unwrap_or(&[])
+    }
+    /// Its key.
+    pub fn key(&self) -> Option<&[u8]> {
+        part(self.message.key, self.message.key_len)
+    }
     /// Its partition.
     pub fn partition(&self) -> i32 {
         self.message.partition
@@ -359,7 +371,7 @@ impl Message<'_> {
     #[inline]
     pub fn offer_to(&mut self, into: &mut super::client::Filling<'_>, input: u32) -> bool {
         let (key, value) = (part(self.message.key, self.message.key_len), part(self.message.payload, self.message.len));
-        let offset = self.message.offset as u64;
+        let offset = self.offset() as u64;
         into.offer(input, offset, key, value.unwrap_or(&[]), |run| self.write_headers(run))
     }
     /// Writes its headers as [`super::headers`] has them; false where it has none.

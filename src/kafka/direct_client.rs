@@ -6,16 +6,27 @@ use super::client::{
     aborted, taken,
 };
 use super::direct::build::{Entry, HeaderEntry};
-use super::direct::{self, Cluster, Error, FetchSettings, Fetched, Fetcher, ProduceSettings, Settings, batch};
+use super::direct::{
+    self, Cluster, Error, FetchSettings, Fetched, Fetcher, ProduceSettings, Resource, Settings, batch, code,
+};
 use super::group::{GroupStanding, KafkaGroup};
+use super::trouble::{self, refusal};
 use super::{BROKER_TIMEOUT, KafkaOptions, close, headers};
 use crate::error::{Fault, Result};
+use crate::faults;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often a batch that arrives damaged is asked for again.
 const DAMAGED_MAX: u32 = 3;
+
+/// How long a transaction may stay open before the broker aborts it, where `[source.kafka]` says nothing. Also the
+/// time that a message may take, and how long a commit is tried before its outcome counts as unknown.
+const TRANSACTION_TIMEOUT_MS: u64 = 60_000;
+
+/// How long a message may take outside a transaction, where `[source.kafka]` says nothing.
+const DELIVERY_TIMEOUT_MS: u64 = 300_000;
 
 /// The client that speaks the protocol itself.
 pub struct DirectClient;
@@ -25,8 +36,23 @@ pub struct DirectClient;
 /// # Errors
 /// Misuse: a property of trust that the direct client doesn't know, or a reserved one.
 pub fn settings(options: &KafkaOptions) -> Result<Settings> {
-    let settings = Settings::from_properties(&options.brokers, &options.client_properties(&[])?)?;
-    Ok(settings)
+    let settings = Settings::from_properties(&options.brokers, &options.client_properties(&[])?);
+    settings.map_err(|error| Fault::misuse(format!("source.kafka: {error}")))
+}
+
+/// The client's error as the lane's, with what to do about it. `operation`: what was to be done to a topic.
+fn fault(options: &KafkaOptions, error: &Error, operation: &str) -> Fault {
+    match error {
+        Error::Denied { on: Resource::Topic, name } => refusal(options, trouble::Resource::Topic, name, operation),
+        Error::Denied { on: Resource::Group, name } => refusal(options, trouble::Resource::Group, name, "Read"),
+        Error::Denied { on: Resource::TransactionalId, name } => {
+            refusal(options, trouble::Resource::TransactionalId, name, "Write")
+        }
+        Error::Broker { code: code::MESSAGE_TOO_LARGE | code::RECORD_LIST_TOO_LARGE, .. } => {
+            trouble::too_large(Fault::environment(error.to_string()))
+        }
+        _ => Fault::environment(error.to_string()),
+    }
 }
 
 fn property<'o>(options: &'o KafkaOptions, names: &[&str]) -> Option<&'o str> {
@@ -52,10 +78,17 @@ impl Client for DirectClient {
     fn reader(&self, options: &KafkaOptions, reading: Reading) -> Result<Box<dyn Reader>> {
         let settings = settings(options)?;
         let (fetch, live) = (fetch_settings(options, reading)?, reading == Reading::Live);
+        // One that doesn't answer at the start is not waited for longer than the start may take.
+        let patience = options.first_answer.min(BROKER_TIMEOUT);
+        let control = Settings {
+            connect_timeout: settings.connect_timeout.min(patience),
+            call_timeout: settings.call_timeout.min(patience),
+            ..settings.clone()
+        };
         Ok(Box::new(DirectReader {
-            group: options.group.clone(),
-            control: Mutex::new(Cluster::new(settings.clone())?),
-            stream: Stream::open(&settings, fetch, live)?,
+            options: options.clone(),
+            control: Mutex::new(Cluster::new(control).map_err(|error| fault(options, &error, "Read"))?),
+            stream: Stream::open(options, &settings, fetch, live)?,
             own: HashMap::new(),
             past: (reading == Reading::Past).then_some((settings, fetch)),
         }))
@@ -78,11 +111,13 @@ fn fetch_settings(options: &KafkaOptions, reading: Reading) -> Result<FetchSetti
         partition_bytes: number(options, &["max.partition.fetch.bytes", "fetch.message.max.bytes"], partition)?,
         wait: Duration::from_millis(wait),
         tells_end: reading != Reading::Live,
+        unknown_for: Duration::from_millis(number(options, &["topic.metadata.propagation.max.ms"], 30_000)?),
     })
 }
 
 /// A fetcher, and what of its last answer isn't handed over.
 struct Stream {
+    options: KafkaOptions,
     fetcher: Fetcher,
     current: Option<Fetched>,
     /// By the fetcher's numbers: the place, and its next offset.
@@ -93,9 +128,10 @@ struct Stream {
 }
 
 impl Stream {
-    fn open(settings: &Settings, fetch: FetchSettings, live: bool) -> Result<Stream> {
-        let fetcher = Fetcher::open(settings.clone(), fetch)?;
-        Ok(Stream { fetcher, current: None, places: Vec::new(), live, told_end: false, damaged: 0 })
+    fn open(options: &KafkaOptions, settings: &Settings, fetch: FetchSettings, live: bool) -> Result<Stream> {
+        let fetcher = Fetcher::open(settings.clone(), fetch).map_err(|error| fault(options, &error, "Read"))?;
+        let options = options.clone();
+        Ok(Stream { options, fetcher, current: None, places: Vec::new(), live, told_end: false, damaged: 0 })
     }
 
     fn assign(&mut self, places: &[Place]) {
@@ -168,7 +204,7 @@ impl Stream {
                         found.ok_or_else(|| Fault::internal(format!("{topic}/{partition} is no input")))?;
                     return Ok(Met::OutOfRange(place.input));
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(fault(&self.options, &error, "Read")),
             }
         }
     }
@@ -181,7 +217,7 @@ impl Stream {
             let at = slot.and_then(|slot| self.places.get(slot));
             let at =
                 at.map_or_else(String::new, |(place, next)| format!("{}/{} from {next}", place.topic, place.partition));
-            return Err(Fault::from(error).at(at));
+            return Err(fault(&self.options, &error, "Read").at(at));
         };
         tracing::warn!(target: "millstream::kafka", "{what}: asked for again");
         let next = self.places[slot].1;
@@ -216,7 +252,7 @@ fn push_headers(bytes: &[u8], to: &mut Vec<u8>) -> bool {
 
 /// A reader by fetchers: one for all places, or for the past one a place.
 struct DirectReader {
-    group: String,
+    options: KafkaOptions,
     /// For questions: their answers are not to wait behind batches.
     control: Mutex<Cluster>,
     stream: Stream,
@@ -243,7 +279,7 @@ impl Reader for DirectReader {
             return Ok(());
         };
         for place in places {
-            let mut stream = Stream::open(settings, *fetch, false)?;
+            let mut stream = Stream::open(&self.options, settings, *fetch, false)?;
             stream.add(std::slice::from_ref(place));
             self.own.insert(place.input, stream);
         }
@@ -271,8 +307,9 @@ impl Reader for DirectReader {
     }
 
     fn watermarks(&self, topic: &str, partition: i32) -> Result<(u64, u64)> {
-        let deadline = Instant::now() + BROKER_TIMEOUT;
-        let (low, high) = self.control().watermarks(topic, partition, true, deadline)?;
+        let deadline = Instant::now() + self.options.first_answer.min(BROKER_TIMEOUT);
+        let found = self.control().watermarks(topic, partition, true, deadline);
+        let (low, high) = found.map_err(|error| fault(&self.options, &error, "Read"))?;
         Ok((low.max(0) as u64, high.max(0) as u64))
     }
 
@@ -284,7 +321,8 @@ impl Reader for DirectReader {
     fn committed(&self, partitions: &[(&str, i32)]) -> Result<Vec<Option<u64>>> {
         let deadline = Instant::now() + BROKER_TIMEOUT;
         let one = |(topic, partition): &(&str, i32)| {
-            let offsets = self.control().committed(&self.group, topic, &[*partition], deadline)?;
+            let offsets = self.control().committed(&self.options.group, topic, &[*partition], deadline);
+            let offsets = offsets.map_err(|error| fault(&self.options, &error, "Read"))?;
             Ok(offsets.first().copied().flatten().and_then(|offset| u64::try_from(offset).ok()))
         };
         partitions.iter().map(one).collect()
@@ -332,7 +370,7 @@ impl DirectProducer {
         let producer = self.client(state)?;
         let done = send(producer);
         if self.options.exactly_once && !state.open {
-            crate::faults::step("kafka.begin");
+            faults::step("kafka.begin");
             state.open = true;
         }
         done.map_err(|error| self.break_off(state, error))
@@ -340,50 +378,57 @@ impl DirectProducer {
 
     /// What a failed delivery comes to: nothing of it may go out with a later message.
     fn break_off(&self, state: &mut State, error: Error) -> Fault {
-        let fault = Fault::from(error);
+        let fault = fault(&self.options, &error, "Write");
         if !self.options.exactly_once {
             self.give_up(state, &fault.message);
             return fault;
         }
-        match self.abort_locked(state, fault.message) {
+        match self.abort_locked(state, fault.message.clone()) {
             Broken::Fenced => taken(self.options.lane),
-            Broken::Aborted(reason) | Broken::Unknown(reason) => match fault.hint.is_empty() {
-                true => aborted(&reason),
-                false => aborted(&reason).hint(fault.hint),
-            },
+            _ if fault.lasting => fault,
+            Broken::Refused(fault) => fault,
+            Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
         }
     }
 
     fn abort_locked(&self, state: &mut State, reason: String) -> Broken {
         let done = state.producer.as_mut().map_or(Ok(()), direct::Producer::abort);
         state.open = false;
-        self.judge(state, done.err().map_or(Broken::Aborted(reason.clone()), |broken| told(broken, &reason)))
+        match done {
+            Err(direct::Broken::Fenced) => self.judge(state, direct::Broken::Fenced),
+            Err(direct::Broken::Unknown(more)) => {
+                // Nobody was asked to commit; the next producer ends what this one could not.
+                self.give_up(state, &more);
+                Broken::Aborted(format!("{reason}; {more}"))
+            }
+            Ok(()) | Err(direct::Broken::Aborted(_)) => Broken::Aborted(reason),
+        }
     }
 
-    /// Keeps the books of a transaction that did not commit.
-    fn judge(&self, state: &mut State, broken: Broken) -> Broken {
-        match &broken {
-            Broken::Fenced => (state.fenced, state.producer) = (true, None),
-            Broken::Unknown(reason) => self.give_up(state, reason),
-            Broken::Aborted(_) => {}
+    /// The client's word on a transaction that did not commit as the lane's, and the books kept.
+    fn judge(&self, state: &mut State, broken: direct::Broken) -> Broken {
+        match broken {
+            direct::Broken::Fenced => {
+                (state.fenced, state.producer) = (true, None);
+                Broken::Fenced
+            }
+            direct::Broken::Unknown(reason) => {
+                self.give_up(state, &reason);
+                Broken::Unknown(reason)
+            }
+            direct::Broken::Aborted(error) => {
+                let fault = fault(&self.options, &error, "Write");
+                if state.producer.as_ref().is_some_and(direct::Producer::is_broken) {
+                    self.give_up(state, &fault.message);
+                }
+                if error.lasts() { Broken::Refused(fault) } else { Broken::Aborted(fault.message) }
+            }
         }
-        broken
     }
 
     fn give_up(&self, state: &mut State, reason: &str) {
         tracing::info!(target: "millstream::kafka", "lane {}: the producer is made anew: {reason}", self.options.lane);
         (state.producer, state.open) = (None, false);
-    }
-}
-
-/// The client's word as the lane's. An abort whose end nobody knows is an abort still: nobody was asked to commit.
-fn told(broken: direct::Broken, reason: &str) -> Broken {
-    match broken {
-        direct::Broken::Fenced => Broken::Fenced,
-        direct::Broken::Aborted(more) => Broken::Aborted(more),
-        direct::Broken::Unknown(more) => {
-            Broken::Unknown(if reason.is_empty() { more } else { format!("{reason}; {more}") })
-        }
     }
 }
 
@@ -399,6 +444,7 @@ impl Producer for DirectProducer {
         self.sending(|producer| {
             for (partition, key, value) in messages.iter() {
                 producer.send(topic, partition, &Entry { key, value: Some(value), timestamp, headers: &[] })?;
+                faults::step("kafka.produce");
             }
             producer.push()
         })
@@ -430,7 +476,7 @@ impl Producer for DirectProducer {
         }
         let done = producer.commit(&topics, &group.membership);
         state.open = false;
-        done.map_err(|broken| self.judge(state, told(broken, "")))
+        done.map_err(|broken| self.judge(state, broken))
     }
 
     fn abort(&self) {
@@ -457,15 +503,37 @@ impl Drop for DirectProducer {
 }
 
 fn connect(options: &KafkaOptions) -> Result<direct::Producer> {
+    let mut id = format!("{}-{}", options.group, options.lane);
+    if faults::planted("producer-not-fenced") {
+        id = format!("{id}-{}", std::process::id());
+    }
     let compression = property(options, &["compression.codec", "compression.type"]).unwrap_or("none");
+    let transaction_ms = number(options, &["transaction.timeout.ms"], TRANSACTION_TIMEOUT_MS)?;
+    let delivery_ms = number(
+        options,
+        &["message.timeout.ms", "delivery.timeout.ms"],
+        match options.exactly_once {
+            true => transaction_ms,
+            false => DELIVERY_TIMEOUT_MS,
+        },
+    )?;
     let how = ProduceSettings {
-        compression: compression.parse()?,
+        compression: compression.parse().map_err(|error| Fault::misuse(format!("source.kafka: {error}")))?,
         message_bytes_max: number(options, &["message.max.bytes"], 1_000_000)?,
-        transactional: options.exactly_once.then(|| format!("{}-{}", options.group, options.lane)),
+        transactional: options.exactly_once.then(|| id.clone()),
+        transaction_timeout: Duration::from_millis(transaction_ms),
+        delivery_timeout: Duration::from_millis(delivery_ms),
         ..ProduceSettings::default()
     };
-    direct::Producer::open(settings(options)?, how).map_err(|error| {
+    if options.exactly_once {
+        faults::step("kafka.init");
+    }
+    let producer = direct::Producer::open(settings(options)?, how).map_err(|error| {
         let what = if options.exactly_once { "the lane's transactions could not be opened" } else { "the producer" };
-        Fault::from(error).at(what)
-    })
+        fault(options, &error, "Write").at(what)
+    })?;
+    if options.exactly_once {
+        faults::step("kafka.initialised");
+    }
+    Ok(producer)
 }

@@ -6,6 +6,7 @@
 use super::claim::Holdings;
 use super::client::{Membership, NewTopic, NextOffset, Standing, TopicShape};
 use super::topics::{config, ensure_journal, offset_list};
+use super::trouble::{Resource, Trouble, check_topics, least, refusal};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::clock::Clock;
 use crate::error::{Fault, Result};
@@ -20,26 +21,43 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often the topics are looked at for new partitions.
+/// How often the topics are looked at for new partitions, unless a property of the library says otherwise.
 const METADATA_INTERVAL: Duration = Duration::from_secs(30);
 
+/// That property, in milliseconds.
+const METADATA_PROPERTY: &str = "topic.metadata.refresh.interval.ms";
+
 /// State shared with the callbacks and the group's thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     holdings: Holdings,
     stop: AtomicBool,
+    trouble: Arc<Trouble>,
+    /// The fault of a client that isn't allowed its group.
+    refusal: Fault,
+}
+
+impl Shared {
+    fn note_refusal(&self, code: Option<RDKafkaErrorCode>) {
+        if code == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
+            self.holdings.refused(&self.refusal);
+        }
+    }
 }
 
 struct GroupContext(Arc<Shared>);
 
 impl ClientContext for GroupContext {
-    fn log(&self, level: RDKafkaLogLevel, _fac: &str, message: &str) {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.trouble.note_log(facility, message);
         log_line(level as i32, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "millstream::kafka", "group: {error}: {reason}");
         let code = error.rdkafka_error_code();
+        self.0.trouble.note(code, reason);
+        self.0.note_refusal(code);
         if matches!(code, Some(RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::Fatal)) {
             self.0.holdings.shut_out(reason);
         }
@@ -117,7 +135,9 @@ impl KafkaGroup {
         let key = (options.brokers.clone(), options.group.clone(), options.node_name.clone());
         // Held while joining, so that the lanes of a process make one member.
         let mut groups = registry().lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(group) = groups.get(&key).and_then(Weak::upgrade) {
+        if let Some(group) = groups.get(&key).and_then(Weak::upgrade)
+            && !group.shared.holdings.is_shut_out()
+        {
             return Ok(group);
         }
         let group = Arc::new(KafkaGroup::new(options)?);
@@ -147,22 +167,40 @@ impl KafkaGroup {
         if !options.node_name.is_empty() {
             own.push(("group.instance.id", &options.node_name));
         }
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            holdings: Holdings::default(),
+            stop: AtomicBool::new(false),
+            trouble: Trouble::with(&options.brokers),
+            refusal: refusal(options, Resource::Group, &options.group, "Read"),
+        });
         let consumer: Arc<BaseConsumer<GroupContext>> = Arc::new(
             config(&options.client_properties(&own)?)
                 .create_with_context(GroupContext(Arc::clone(&shared)))
                 .map_err(|e| super::producer::refused(&e))?,
         );
         let (polled, state, topics) = (Arc::clone(&consumer), Arc::clone(&shared), options.topics.clone());
+        let asked = options.properties.iter().find(|(key, _)| key == METADATA_PROPERTY);
+        let asked = asked.and_then(|(_, value)| value.parse().ok()).filter(|ms| *ms > 0).map(Duration::from_millis);
+        let interval = asked.unwrap_or(METADATA_INTERVAL);
         let thread = std::thread::Builder::new()
             .name("kafka-group".into())
-            .spawn(move || attend(&polled, &state, &topics))
+            .spawn(move || attend(&polled, &state, &topics, interval))
             .map_err(|e| Fault::io("the group's thread could not be started", &e))?;
         Ok(KafkaGroup { consumer: Some(consumer), shared, thread: Some(thread), options: options.clone() })
     }
 
     fn consumer(&self) -> &BaseConsumer<GroupContext> {
         self.consumer.as_deref().expect("taken only by drop")
+    }
+
+    /// The C client, for as long as the group is held.
+    pub(super) fn native(&self) -> *mut rdkafka_sys::rd_kafka_t {
+        self.consumer().client().native_ptr()
+    }
+
+    /// How long a broker may take to answer.
+    fn patience(&self) -> Duration {
+        self.options.first_answer.min(BROKER_TIMEOUT)
     }
 
     /// The lanes that are this daemon's at the moment.
@@ -190,11 +228,21 @@ impl Membership for KafkaGroup {
     }
 
     fn shape(&self, topic: &str) -> Result<Option<TopicShape>> {
-        shape(self.consumer().client(), topic, self.options.first_answer.min(BROKER_TIMEOUT))
+        let (options, trouble) = (&self.options, &self.shared.trouble);
+        let found = shape(self.consumer().client(), topic, self.patience()).inspect(|_| trouble.forget());
+        found.map_err(|failed| match failed {
+            Unshaped::NoAnswer(error) => trouble.fault(&options.brokers, &error.to_string()),
+            Unshaped::Refused => refusal(options, Resource::Topic, topic, least(options, topic)),
+            Unshaped::Fault(fault) => fault,
+        })
     }
 
     fn make_topic(&self, topic: &NewTopic<'_>) -> Result<()> {
         super::topics::make(&self.options, topic)
+    }
+
+    fn check_permissions(&self, options: &KafkaOptions) -> Result<()> {
+        check_topics(self, options, self.patience())
     }
 
     fn delete_before(&self, topic: &str, partition: i32, offset: u64) -> Result<()> {
@@ -216,13 +264,18 @@ impl Drop for KafkaGroup {
     }
 }
 
+/// Why a topic's shape isn't known.
+enum Unshaped {
+    NoAnswer(KafkaError),
+    Refused,
+    Fault(Fault),
+}
+
 /// The shape of a topic by a client that doesn't create what it asks for.
-fn shape<C: ClientContext>(client: &Client<C>, topic: &str, wait: Duration) -> Result<Option<TopicShape>> {
+fn shape<C: ClientContext>(client: &Client<C>, topic: &str, wait: Duration) -> Result<Option<TopicShape>, Unshaped> {
     let deadline = Instant::now() + wait;
     loop {
-        let metadata = client
-            .fetch_metadata(Some(topic), wait)
-            .map_err(|e| Fault::environment(format!("no broker answers for the topic \"{topic}\": {e}")))?;
+        let metadata = client.fetch_metadata(Some(topic), wait).map_err(Unshaped::NoAnswer)?;
         let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
         match found.error().map(RDKafkaErrorCode::from) {
             None if !found.partitions().is_empty() => {
@@ -231,11 +284,13 @@ fn shape<C: ClientContext>(client: &Client<C>, topic: &str, wait: Duration) -> R
                 return Ok(Some(TopicShape { topic: topic.to_string(), partitions, replication }));
             }
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
-            Some(code @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic)) => {
-                return Err(Fault::environment(format!("the topic \"{topic}\": {code}")));
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => return Err(Unshaped::Refused),
+            Some(code @ RDKafkaErrorCode::InvalidTopic) => {
+                return Err(Unshaped::Fault(Fault::environment(format!("the topic \"{topic}\": {code}")).lasting()));
             }
             other if Instant::now() > deadline => {
-                return Err(Fault::environment(format!("the topic \"{topic}\" has no usable metadata: {other:?}")));
+                let fault = Fault::environment(format!("the topic \"{topic}\" has no usable metadata: {other:?}"));
+                return Err(Unshaped::Fault(fault));
             }
             _ => std::thread::sleep(Duration::from_millis(50)),
         }
@@ -243,24 +298,30 @@ fn shape<C: ClientContext>(client: &Client<C>, topic: &str, wait: Duration) -> R
 }
 
 /// The group's thread: serves rebalances, and looks for partitions that were added.
-fn attend(consumer: &BaseConsumer<GroupContext>, shared: &Shared, topics: &[String]) {
+fn attend(consumer: &BaseConsumer<GroupContext>, shared: &Shared, topics: &[String], interval: Duration) {
     let mut looked = Instant::now();
     while !shared.stop.load(Ordering::Relaxed) {
         if let Some(Err(error)) = consumer.poll(Duration::from_millis(100)) {
             tracing::debug!(target: "millstream::kafka", "group: {error}");
+            shared.note_refusal(error.rdkafka_error_code());
             if let KafkaError::MessageConsumptionFatal(code) = error {
                 shared.holdings.shut_out(&code.to_string());
             }
         }
-        if looked.elapsed() < METADATA_INTERVAL {
+        if looked.elapsed() < interval {
             continue;
         }
         looked = Instant::now();
         for topic in topics {
             if let Ok(metadata) = consumer.fetch_metadata(Some(topic), Duration::from_secs(1))
-                && let Some(found) = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none())
+                && let Some(found) = metadata.topics().iter().find(|t| t.name() == topic)
             {
-                shared.holdings.saw_partitions(topic, found.partitions().len() as i32);
+                let partitions = match found.error().map(RDKafkaErrorCode::from) {
+                    None => found.partitions().len() as i32,
+                    Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => 0,
+                    Some(_) => continue,
+                };
+                shared.holdings.saw_partitions(topic, partitions);
             }
         }
     }

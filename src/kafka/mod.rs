@@ -6,10 +6,12 @@
 //!
 //! The client over the C library:
 //! group.rs     the group consumer (one a process and group)
-//! consumer.rs  a thin consumer that hands out messages in batches (unsafe code lives here and in producer.rs)
+//! consumer.rs  a thin consumer that hands out messages in batches (unsafe code lives here, in producer.rs and in trouble.rs)
 //! reader.rs    the reader over it
 //! producer.rs  the producer, its transactions, and their error classes
+//! at_large.rs  ends of transactions that may still be on their way
 //! topics.rs    partitions, watermarks, and making of topics
+//! trouble.rs   why brokers don't answer, what they refuse, and what to do
 //! headers.rs   a message's headers as bytes
 //! close.rs     closing of clients, within a bound
 //!
@@ -22,6 +24,7 @@
 //! owner of partition `n` is lane `n`. The lane assigns itself the input partitions p with
 //! p mod lanes = n on a consumer of its own, which never rebalances.
 
+mod at_large;
 pub mod claim;
 pub mod client;
 mod close;
@@ -33,6 +36,7 @@ pub mod headers;
 pub mod producer;
 mod reader;
 pub mod topics;
+pub(crate) mod trouble;
 
 use crate::error::{Fault, Result};
 use crate::faults;
@@ -40,7 +44,7 @@ use crate::journal::kafka::KafkaJournal;
 use crate::sink::kafka::{KafkaSink, Target};
 use crate::source::ReadOptions;
 use crate::source::kafka::KafkaSource;
-use claim::Claim;
+use claim::{Claim, Standby};
 use client::{Client, Membership, NewTopic, Producer, Reader, Reading, TopicShape};
 use group::KafkaGroup;
 use producer::LaneProducer;
@@ -50,7 +54,7 @@ use std::time::Duration;
 /// How long a client tries to reach a broker before a call becomes a fault.
 pub const BROKER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long [`open`] waits for the group to hand it the lane.
+/// How long is waited for the group to say whose a lane is, and by [`open`] for the lane.
 pub const ASSIGNMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where reading starts when neither the journal nor the group has a position.
@@ -183,29 +187,55 @@ impl Client for LibraryClient {
     }
 }
 
-/// Opens a lane with the client that its options name; see [`open_with`]. Where the direct client doesn't know a
-/// property of trust (a kind of login, encrypted keys), the C library takes its place, and the log says so.
+/// As [`open_when_assigned`], for a lane that is wanted now, with the client that its options name: the wait is over
+/// after [`ASSIGNMENT_TIMEOUT`].
 ///
 /// # Errors
-/// As for [`open_with`].
+/// As for [`open_when_assigned`]; Environment, where another daemon keeps the lane.
 pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
-    let mut client: Arc<dyn Client> = Arc::new(LibraryClient);
+    open_with(&client_of(options), options)
+}
+
+/// As [`open`], with a client of the caller's.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_with(client: &Arc<dyn Client>, options: &KafkaOptions) -> Result<KafkaLane> {
+    let clock = client.clock();
+    let until = clock.now() + ASSIGNMENT_TIMEOUT;
+    let lane = open_when_assigned(client, options, &mut |_, _| clock.now() < until)?;
+    lane.ok_or_else(|| not_handed_over(options.lane))
+}
+
+/// The client that a lane's options name. Where the direct client doesn't know a property of trust (a kind of login,
+/// encrypted keys), the C library takes its place, and the log says so.
+pub fn client_of(options: &KafkaOptions) -> Arc<dyn Client> {
     if options.client == ClientKind::Direct {
         match direct_client::settings(options) {
-            Ok(_) => client = Arc::new(direct_client::DirectClient),
+            Ok(_) => return Arc::new(direct_client::DirectClient),
             Err(fault) => tracing::warn!(target: "millstream::kafka", "librdkafka is used: {fault}"),
         }
     }
-    open_with(&client, options)
+    Arc::new(LibraryClient)
+}
+
+/// The fault of a lane that stays elsewhere.
+pub fn not_handed_over(lane: u32) -> Fault {
+    Fault::environment(format!("lane {lane} was not handed to this daemon within {} s", ASSIGNMENT_TIMEOUT.as_secs()))
+        .hint("another daemon of the group holds it, or held it until its session times out")
 }
 
 /// Opens a lane: makes the topics that are missing, waits until the group has handed this daemon the lane,
-/// and fences whoever held it before (exactly-once).
+/// and fences whoever held it before (exactly-once). `standby` is told of the wait; `None` where it gave up.
 ///
 /// # Errors
 /// Misuse: a topic that doesn't fit (too few partitions, a journal of another lane count), a reserved or
-/// unknown property. Environment: no broker answers, or another daemon keeps the lane.
-pub fn open_with(client: &Arc<dyn Client>, options: &KafkaOptions) -> Result<KafkaLane> {
+/// unknown property. Environment: no broker answers.
+pub fn open_when_assigned(
+    client: &Arc<dyn Client>,
+    options: &KafkaOptions,
+    standby: &mut Standby<'_>,
+) -> Result<Option<KafkaLane>> {
     let group = client.join(options)?;
     let shapes = input_shapes(group.as_ref(), &options.topics)?;
     let partitions = shapes.iter().map(|shape| shape.partitions).max();
@@ -227,7 +257,12 @@ pub fn open_with(client: &Arc<dyn Client>, options: &KafkaOptions) -> Result<Kaf
         ))
         .hint("add partitions to it, or name a topic that doesn't exist yet, to be made like the input"));
     }
-    let claim = Claim::wait(client.as_ref(), group, options, ASSIGNMENT_TIMEOUT)?;
+    group.check_permissions(options)?;
+    let Some(claim) = Claim::wait(client.as_ref(), group, options, ASSIGNMENT_TIMEOUT, standby)? else {
+        return Ok(None);
+    };
+    // A broker has answered: from here on one that is slow is waited for.
+    let options = &KafkaOptions { first_answer: BROKER_TIMEOUT, ..options.clone() };
     let producer = client.producer(options)?;
     let source = match options.topics.is_empty() {
         true => None,
@@ -241,15 +276,13 @@ pub fn open_with(client: &Arc<dyn Client>, options: &KafkaOptions) -> Result<Kaf
         let (producers, claim) = ([Arc::clone(&producer), letters], Arc::clone(&claim));
         KafkaSink::new(options, producers, claim, predictions, dead_letters)
     });
-    Ok(KafkaLane { source, sink, journal: KafkaJournal::new(client.as_ref(), options, claim, producer)? })
+    let journal = KafkaJournal::new(client.as_ref(), options, claim, producer)?;
+    Ok(Some(KafkaLane { source, sink, journal }))
 }
 
 /// The shapes of the input topics.
 fn input_shapes(group: &dyn Membership, topics: &[String]) -> Result<Vec<TopicShape>> {
-    let missing = |topic: &str| {
-        Fault::environment(format!("the topic \"{topic}\" doesn't exist")).hint("make it, or correct source.topics")
-    };
-    topics.iter().map(|topic| group.shape(topic)?.ok_or_else(|| missing(topic))).collect()
+    topics.iter().map(|topic| group.shape(topic)?.ok_or_else(|| client::missing(topic))).collect()
 }
 
 /// Splits an input's name into topic and partition.

@@ -3,9 +3,11 @@
 //! One transactional producer a lane, drained before the offsets are sent. Waiting is done here and not by the
 //! wrapper's `flush`, which polls in steps of a tenth of a second: with it a commit takes 100 ms longer.
 
+use super::at_large::{self, Ends};
 use super::client::{Broken, Messages, NextOffset, Producer, Standing, aborted, taken};
 use super::group::GroupStanding;
 use super::topics::{config, offset_list};
+use super::trouble::{Resource, refusal, too_large};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
 use crate::faults;
@@ -20,27 +22,36 @@ use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a transaction may stay open before the broker aborts it. Also the time that a message may take.
-const TRANSACTION_TIMEOUT_MS: u32 = 60_000;
+/// How long a transaction may stay open before the broker aborts it, where `[source.kafka]` says nothing. Also the
+/// time that a message may take, and how long a commit is tried before its outcome counts as unknown.
+const TRANSACTION_TIMEOUT_MS: u64 = 60_000;
 
 /// How long one call of the transaction protocol may take before it is tried again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a commit is tried before its outcome counts as unknown.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the log may take to tell of an end that was answered.
+const HEARING_MAX: Duration = Duration::from_millis(100);
+
+/// How long the report of a delivery that broke a transaction may take.
+const FAILURE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the broker may take no messages; longer than the library tries to deliver one.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(330);
 
-/// Keeps the first delivery that failed.
+/// Keeps the first delivery that failed, and listens for ends of transactions that were not answered.
 #[derive(Default)]
 struct Deliveries {
-    failed: Mutex<Option<String>>,
+    failed: Mutex<Option<(String, Option<RDKafkaErrorCode>)>>,
+    ends: Ends,
 }
 
 impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, _: &str, message: &str) {
-        super::group::log_line(level as i32, message);
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.ends.hear(facility, message);
+        // Finer lines are asked for only to be heard here.
+        if level as i32 <= RDKafkaLogLevel::Warning as i32 {
+            super::group::log_line(level as i32, message);
+        }
     }
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "millstream::kafka", "producer: {error}: {reason}");
@@ -52,7 +63,8 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, message)) = result {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert_with(|| format!("{}/{}: {error}", message.topic(), message.partition()));
+            let place = || format!("{}/{}: {error}", message.topic(), message.partition());
+            failed.get_or_insert_with(|| (place(), error.rdkafka_error_code()));
         }
     }
 }
@@ -133,8 +145,10 @@ impl LaneProducer {
     /// What a failed delivery comes to: nothing of it may go out with a later message.
     fn break_off(&self, state: &mut State, fault: Fault) -> Fault {
         if self.options.exactly_once {
-            return match self.abort_locked(state, fault.message) {
+            return match self.abort_locked(state, fault.message.clone()) {
                 Broken::Fenced => taken(self.options.lane),
+                _ if fault.lasting => fault,
+                Broken::Refused(fault) => fault,
                 Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
             };
         }
@@ -150,6 +164,7 @@ impl LaneProducer {
         match client.producer.begin_transaction() {
             Ok(()) => {
                 faults::step("kafka.begin");
+                client.producer.context().ends.begin();
                 state.open = true;
             }
             Err(error) => {
@@ -164,10 +179,18 @@ impl LaneProducer {
     fn abort_locked(&self, state: &mut State, reason: String) -> Broken {
         if let Some(client) = state.client.as_mut()
             && !state.fenced
-            && let Err(error) = client.abort()
         {
-            note(client, &error, &mut state.fenced);
-            self.give_up(state, &error);
+            match client.abort() {
+                // An abort of nothing asks nobody.
+                Ok(()) if client.an_end_is_at_large(false) => {
+                    self.give_up(state, &"an end of a transaction was not answered");
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    note(client, &error, &mut state.fenced);
+                    self.give_up(state, &error);
+                }
+            }
         }
         state.open = false;
         match state.fenced {
@@ -219,27 +242,32 @@ impl Producer for LaneProducer {
         let Some(client) = state.client.as_mut() else {
             return Err(Broken::Aborted("the producer broke before the commit".into()));
         };
+        let patience = transaction_timeout(&self.options);
         faults::step("kafka.flush");
-        let before = client.drain(COMMIT_TIMEOUT).map_err(|fault| fault.message).and_then(|()| {
+        let before = client.drain(patience).and_then(|()| {
             if offsets.is_empty() {
                 return Ok(());
             }
             faults::step("kafka.offsets");
-            let list = offset_list(offsets).map_err(|fault| fault.message)?;
-            retried(COMMIT_TIMEOUT, || {
-                client.producer.send_offsets_to_transaction(&list, &group.metadata, CALL_TIMEOUT)
-            })
-            .map_err(|error| note(client, &error, &mut state.fenced))
+            let (list, metadata) = (offset_list(offsets)?, &group.metadata);
+            retried(patience, || client.producer.send_offsets_to_transaction(&list, metadata, CALL_TIMEOUT))
+                .map_err(|error| Fault::environment(note(client, &error, &mut state.fenced)))
         });
-        if let Err(reason) = before {
-            return Err(self.abort_locked(state, reason));
+        if let Err(fault) = before {
+            return Err(match self.abort_locked(state, fault.message.clone()) {
+                Broken::Aborted(_) if fault.lasting => Broken::Refused(fault),
+                broken => broken,
+            });
         }
         let client = state.client.as_mut().expect("checked above");
         faults::step("kafka.commit");
-        match retried(COMMIT_TIMEOUT, || client.producer.commit_transaction(CALL_TIMEOUT)) {
+        match retried(patience, || client.producer.commit_transaction(CALL_TIMEOUT)) {
             Ok(()) => {
                 faults::step("kafka.committed");
                 state.open = false;
+                if client.an_end_is_at_large(true) {
+                    self.give_up(state, &"an end of a transaction was not answered");
+                }
                 Ok(())
             }
             Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
@@ -354,14 +382,13 @@ impl Client {
     }
 
     fn wait_for_room(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, since: Instant) -> Result<()> {
+        if code == RDKafkaErrorCode::State {
+            // The transaction has failed already: the delivery that failed first says why.
+            self.drain(FAILURE_TIMEOUT)?;
+        }
         if code != RDKafkaErrorCode::QueueFull || since.elapsed() > DELIVERY_TIMEOUT {
             let fault = Fault::environment(format!("{topic}/{partition} takes no messages: {code}"));
-            return Err(match code {
-                RDKafkaErrorCode::MessageSizeTooLarge => {
-                    fault.hint("raise \"message.max.bytes\" in [source.kafka], and max.message.bytes of the topic")
-                }
-                _ => fault,
-            });
+            return Err(judged(fault, Some(code)));
         }
         self.producer.poll(Duration::from_millis(5));
         self.failed()
@@ -383,14 +410,26 @@ impl Client {
         Ok(handle)
     }
 
-    /// Aborts the open transaction.
+    /// After an end of a transaction: true where a request for it may still be on its way. The log that tells
+    /// comes through the client's queue, ahead of the answer: it is there, and has to be fetched. `unheard`: what a
+    /// log that says nothing means.
+    fn an_end_is_at_large(&self, unheard: bool) -> bool {
+        let ends = &self.producer.context().ends;
+        let deadline = Instant::now() + HEARING_MAX;
+        while !ends.any_answered() && Instant::now() < deadline {
+            self.producer.poll(Duration::from_millis(1));
+        }
+        ends.any_lost() || unheard && !ends.any_answered()
+    }
+
+    /// Aborts the open transaction; not for long: a producer that is made anew aborts it as well.
     fn abort(&mut self) -> Result<(), KafkaError> {
         // An abort while the first message is under way can break the producer: let it land, if it does soon.
         if self.drain(Duration::from_secs(5)).is_err() {
             self.producer.purge(PurgeConfig::default().queue().inflight());
             let _ = self.drain(CALL_TIMEOUT);
         }
-        let done = retried(COMMIT_TIMEOUT, || {
+        let done = retried(CALL_TIMEOUT, || {
             self.producer.poll(Duration::ZERO);
             self.producer.abort_transaction(CALL_TIMEOUT)
         });
@@ -419,7 +458,9 @@ impl Client {
     fn failed(&self) -> Result<()> {
         match &*self.producer.context().failed.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
-            Some(failed) => Err(Fault::environment(format!("a message was not taken by the broker: {failed}"))),
+            Some((failed, code)) => {
+                Err(judged(Fault::environment(format!("a message was not taken by the broker: {failed}")), *code))
+            }
         }
     }
 
@@ -433,7 +474,8 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
     if faults::planted("producer-not-fenced") {
         id = format!("{id}-{}", std::process::id());
     }
-    let timeout = TRANSACTION_TIMEOUT_MS.to_string();
+    let patience = transaction_timeout(options);
+    let timeout = patience.as_millis().to_string();
     let mut own = vec![
         ("enable.idempotence", "true"),
         ("delivery.report.only.error", "true"),
@@ -451,16 +493,41 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
             ("message.timeout.ms", timeout.as_str()),
         ]);
     }
-    let producer: BaseProducer<Deliveries> = config(&options.client_properties(&own)?)
-        .create_with_context(Deliveries::default())
-        .map_err(|error| refused(&error))?;
+    let mut config = config(&options.client_properties(&own)?);
+    if options.exactly_once {
+        let debug = config.get("debug").map(|own| format!("{own},{}", at_large::DEBUG_CONTEXT));
+        config.set("debug", debug.as_deref().unwrap_or(at_large::DEBUG_CONTEXT));
+        config.set_log_level(RDKafkaLogLevel::Debug);
+    }
+    let producer: BaseProducer<Deliveries> =
+        config.create_with_context(Deliveries::default()).map_err(|error| refused(&error))?;
     if options.exactly_once {
         faults::step("kafka.init");
-        retried(COMMIT_TIMEOUT, || producer.init_transactions(BROKER_TIMEOUT))
-            .map_err(|e| Fault::environment(format!("the lane's transactions could not be opened: {e}")))?;
+        retried(patience, || producer.init_transactions(BROKER_TIMEOUT.min(patience))).map_err(|e| {
+            match e.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) => {
+                    refusal(options, Resource::TransactionalId, &id, "Write")
+                }
+                _ => Fault::environment(format!("the lane's transactions could not be opened: {e}")),
+            }
+        })?;
         faults::step("kafka.initialised");
     }
     Ok(Client { producer, topics: Vec::new() })
+}
+
+/// What to do about a message that is refused for its length.
+fn judged(fault: Fault, code: Option<RDKafkaErrorCode>) -> Fault {
+    match code {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => too_large(fault),
+        _ => fault,
+    }
+}
+
+/// After this time the broker aborts what was not committed: no use to try for longer.
+fn transaction_timeout(options: &KafkaOptions) -> Duration {
+    let own = options.properties.iter().find(|(key, _)| key == "transaction.timeout.ms");
+    Duration::from_millis(own.and_then(|(_, value)| value.parse().ok()).unwrap_or(TRANSACTION_TIMEOUT_MS))
 }
 
 /// The same call again, as long as the library says that this may help.

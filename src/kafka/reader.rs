@@ -2,6 +2,7 @@
 
 use super::client::{Filling, Met, Place, Reader, Reading};
 use super::consumer::{Consumer, Message, Queue};
+use super::trouble::{Resource, refusal};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
 use rdkafka::error::RDKafkaErrorCode;
@@ -18,6 +19,7 @@ pub(super) struct QueueReader {
     own: HashMap<u32, Queue>,
     consumer: Consumer,
     places: Vec<(Place, CString)>,
+    options: KafkaOptions,
     /// The place last looked up: topic, partition, input.
     last: Option<(usize, i32, u32)>,
 }
@@ -47,7 +49,8 @@ impl QueueReader {
         own.extend(properties(reading));
         let consumer = Consumer::new(&options.client_properties(&own)?)?;
         let (queue, own) = (consumer.queue(), HashMap::new());
-        Ok(QueueReader { reading, queue, own, consumer, places: Vec::new(), last: None })
+        let options = options.clone();
+        Ok(QueueReader { reading, queue, own, consumer, places: Vec::new(), options, last: None })
     }
 
     /// The partitions as the library wants them, known from here on.
@@ -100,14 +103,15 @@ impl Reader for QueueReader {
     }
 
     fn read(&mut self, wait: Duration, into: &mut Filling<'_>) -> Result<Met> {
-        fill(&mut self.queue, &self.places, &mut self.last, self.reading, wait, into)
+        let kind = (self.reading, &self.options);
+        fill(&mut self.queue, &self.places, &mut self.last, kind, wait, into)
     }
 
     fn read_place(&mut self, input: u32, wait: Duration, into: &mut Filling<'_>) -> Result<Met> {
         let Some(queue) = self.own.get_mut(&input) else {
             return Err(Fault::internal(format!("input {input} is read and was not assigned")));
         };
-        let met = fill(queue, &self.places, &mut self.last, self.reading, wait, into)?;
+        let met = fill(queue, &self.places, &mut self.last, (self.reading, &self.options), wait, into)?;
         if met == Met::Nothing && into.is_empty() {
             self.consumer.serve();
         }
@@ -115,7 +119,7 @@ impl Reader for QueueReader {
     }
 
     fn watermarks(&self, topic: &str, partition: i32) -> Result<(u64, u64)> {
-        let (low, high) = self.consumer.watermarks(topic, partition, BROKER_TIMEOUT)?;
+        let (low, high) = self.consumer.watermarks(topic, partition, self.options.first_answer.min(BROKER_TIMEOUT))?;
         Ok((low.max(0) as u64, high.max(0) as u64))
     }
 
@@ -142,7 +146,7 @@ fn fill(
     queue: &mut Queue,
     places: &[(Place, CString)],
     last: &mut Option<(usize, i32, u32)>,
-    reading: Reading,
+    kind: (Reading, &KafkaOptions),
     mut wait: Duration,
     into: &mut Filling<'_>,
 ) -> Result<Met> {
@@ -150,7 +154,7 @@ fn fill(
         let Some(mut message) = queue.peek(wait) else { return Ok(Met::Nothing) };
         wait = Duration::ZERO;
         if let Some(code) = message.error() {
-            let judged = judge(code, &message, places, reading);
+            let judged = judge(code, &message, places, kind);
             queue.advance();
             match judged? {
                 Some(met) => return Ok(met),
@@ -171,7 +175,7 @@ fn judge(
     code: RDKafkaErrorCode,
     message: &Message<'_>,
     places: &[(Place, CString)],
-    reading: Reading,
+    (reading, options): (Reading, &KafkaOptions),
 ) -> Result<Option<Met>> {
     let (topic, partition, text) = (message.topic(), message.partition(), message.error_text());
     match code {
@@ -183,8 +187,10 @@ fn judge(
                 None => Err(Fault::environment(format!("{topic}/{partition}: {text}"))),
             };
         }
-        RDKafkaErrorCode::TopicAuthorizationFailed
-        | RDKafkaErrorCode::GroupAuthorizationFailed
+        RDKafkaErrorCode::TopicAuthorizationFailed => {
+            return Err(refusal(options, Resource::Topic, topic, "Read"));
+        }
+        RDKafkaErrorCode::GroupAuthorizationFailed
         | RDKafkaErrorCode::UnknownTopicOrPartition
         | RDKafkaErrorCode::UnknownTopic
         | RDKafkaErrorCode::UnknownPartition

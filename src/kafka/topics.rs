@@ -1,6 +1,7 @@
 //! Topics: how many partitions they have, and the making of those that are missing.
 
 use super::client::{Membership, NewTopic, NextOffset, TopicShape};
+use super::trouble::{Resource, refusal};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::clock::Clock;
 use crate::error::{Fault, Result};
@@ -69,10 +70,15 @@ pub(super) fn make(options: &KafkaOptions, topic: &NewTopic<'_>) -> Result<()> {
         .map_err(|e| Fault::environment(format!("topic \"{name}\" could not be made: {e}")))?;
     for answer in answers {
         match answer {
-            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Ok(_) => tracing::info!(target: "millstream::kafka", "made the topic \"{name}\""),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)) => {
+                return Err(refusal(options, Resource::Topic, name, "Create"));
+            }
             Err((_, code)) => {
                 return Err(Fault::environment(format!("topic \"{name}\" could not be made: {code}"))
-                    .hint("make it yourself, or allow this client to create topics"));
+                    .hint("make it yourself, or allow this client to create topics")
+                    .lasting());
             }
         }
     }
@@ -100,6 +106,11 @@ pub(super) fn delete_before(options: &KafkaOptions, topic: &str, partition: i32,
     let wish = AdminOptions::new().operation_timeout(Some(BROKER_TIMEOUT));
     let answer = block_on(admin(options)?.delete_records(&list, &wish)).map_err(|e| fail(&e))?;
     for element in answer.elements() {
+        if element.error().err().and_then(|e| e.rdkafka_error_code())
+            == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
+        {
+            return Err(refusal(options, Resource::Topic, topic, "Delete"));
+        }
         element.error().map_err(|e| fail(&e))?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use crate::metrics::histogram::{BATCH_BOUNDS, Histogram, LATENCY_BOUNDS_NS, Quan
 use crate::metrics::quality::QualityReport;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 /// Where on the road a latency was taken. Each begins where the one before ends; `Total` spans them all.
@@ -106,6 +106,8 @@ pub struct LaneMetrics {
     born: Instant,
     /// Nanoseconds after `born` at which the last checkpoint was taken; 0 before the first.
     checkpoint_at: AtomicU64,
+    /// Another daemon has the lane.
+    elsewhere: AtomicBool,
     /// Events that wait behind what was read, by input.
     lag: ArcSwap<Vec<(String, Option<u64>)>>,
     /// The versions; the one in force is the last.
@@ -138,6 +140,7 @@ impl LaneMetrics {
             latency_total: Quantiles::default(),
             born: Instant::now(),
             checkpoint_at: AtomicU64::new(0),
+            elsewhere: AtomicBool::new(false),
             lag: ArcSwap::default(),
             models: ArcSwap::default(),
             retired: zeros(),
@@ -217,6 +220,17 @@ impl LaneMetrics {
     pub fn models(&self) -> Arc<Vec<Arc<ModelCounters>>> {
         self.models.load_full()
     }
+    /// Says whether another daemon has the lane: then its lag and the age of its checkpoint are known there.
+    pub fn set_elsewhere(&self, elsewhere: bool) {
+        self.elsewhere.store(elsewhere, Relaxed);
+        if elsewhere {
+            self.set_lag(Vec::new());
+        }
+    }
+    /// True where another daemon has the lane.
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere.load(Relaxed)
+    }
     /// Sets how many events wait, by input (`None`: unknown).
     pub fn set_lag(&self, lag: Vec<(String, Option<u64>)>) {
         self.lag.store(Arc::new(lag));
@@ -229,9 +243,9 @@ impl LaneMetrics {
     pub fn set_quality(&self, report: QualityReport) {
         self.quality.store(Some(Arc::new(report)));
     }
-    /// The live quality, if any was published.
+    /// The live quality, once anything was labelled: before, there is none, good or bad.
     pub fn quality(&self) -> Option<Arc<QualityReport>> {
-        self.quality.load_full()
+        self.quality.load_full().filter(|quality| quality.events > 0)
     }
     /// Seconds since the last checkpoint; since the start, before the first.
     pub fn checkpoint_age_seconds(&self) -> f64 {

@@ -101,6 +101,10 @@ impl Progressive {
             }
         };
         report.window = Some(Box::new(window));
+        if report.events == 0 {
+            // Nothing was labelled: a number would be a judgement.
+            report = QualityReport::default();
+        }
         report
     }
 

@@ -142,7 +142,7 @@ fn gauges(out: &mut Text, lanes: &[Arc<LaneMetrics>]) {
     }
     let name = "millstream_checkpoint_age_seconds";
     out.family(name, "gauge", "Seconds since the last checkpoint; since the start, before the first");
-    for lane in lanes {
+    for lane in lanes.iter().filter(|lane| !lane.is_elsewhere()) {
         out.sample(name, &[("lane", &lane.lane.to_string())], lane.checkpoint_age_seconds());
     }
 }
@@ -268,5 +268,20 @@ mod tests {
                 assert!(declared.contains(name) || family.is_some_and(|f| declared.contains(f)), "{line}");
             }
         }
+    }
+
+    #[test]
+    fn a_lane_that_another_daemon_has_shows_no_lag_and_no_age() {
+        let lane = Arc::new(LaneMetrics::new(0, Vec::new(), "00000000"));
+        let shown = |lane: &Arc<LaneMetrics>| {
+            let text = render(std::slice::from_ref(lane));
+            ["millstream_lag_events{", "millstream_checkpoint_age_seconds{"].map(|name| text.contains(name))
+        };
+        lane.set_lag(vec![("events/0".into(), Some(9))]);
+        assert_eq!(shown(&lane), [true, true]);
+        lane.set_elsewhere(true);
+        assert_eq!(shown(&lane), [false, false]);
+        lane.set_elsewhere(false);
+        assert_eq!(shown(&lane), [false, true], "the lag is known again once it is looked at");
     }
 }

@@ -19,6 +19,8 @@ use crate::state::{Data, State};
 
 /// Most centres a model may have.
 const CLUSTERS_MAX: u64 = 65_536;
+/// Most numbers that all centres hold together: 512 MiB.
+const PARAMETERS_MAX: usize = 1 << 26;
 
 struct KMeans {
     features: usize,
@@ -43,7 +45,17 @@ pub fn build_k_means(mut options: Options<'_>, shape: &Shape) -> Result<Box<dyn 
     options.finish()?;
     dense_only(shape, "k-means")?;
     let features = shape.dense.len();
-    let centers = (0..clusters * features).map(|_| mu + sigma * random.normal()).collect();
+    let parameters = clusters * features;
+    if parameters > PARAMETERS_MAX {
+        let message =
+            format!("model.n_clusters = {clusters}: with {features} features over {PARAMETERS_MAX} parameters");
+        return Err(Fault::misuse(message).hint("use fewer clusters, or fewer columns"));
+    }
+    let centers: Vec<f64> = (0..parameters).map(|_| mu + sigma * random.normal()).collect();
+    if !centers.iter().all(|c| c.is_finite()) {
+        let message = format!("model.mu = {mu}, model.sigma = {sigma}: a first centre would be no finite number");
+        return Err(Fault::misuse(message).hint("the defaults are 0 and 1"));
+    }
     Ok(Box::new(KMeans { features, halflife, manhattan, centers }))
 }
 
@@ -144,6 +156,16 @@ mod tests {
 
     fn numbers(value: &Value) -> Vec<f64> {
         value.as_array().expect("list").iter().map(|v| v.as_f64().expect("number")).collect()
+    }
+
+    /// A spec of a few bytes asks for 34 GB, or for centres that nothing can be near to.
+    #[test]
+    fn what_no_memory_and_no_float_holds_is_refused() {
+        let fault = build(r#"{"kind":"k-means","n_clusters":65536}"#, 1_025).err().expect("too many");
+        assert!(fault.message.contains("model.n_clusters = 65536"), "{fault}");
+        assert!(build(r#"{"kind":"k-means","n_clusters":1024}"#, 1_025).is_ok());
+        let fault = build(r#"{"kind":"k-means","n_clusters":50,"sigma":1.7e308}"#, 9).err().expect("no number");
+        assert!(fault.message.contains("no finite number"), "{fault}");
     }
 
     /// From the centres that River 0.26.1 began with, the same clusters and the same centres at the end.

@@ -284,7 +284,7 @@ impl Model for Linear {
     fn load(&mut self, state: &State, prefix: &str) -> Result<()> {
         self.table.load(state, prefix, self.optimizer.names())?;
         self.intercept = read_one_finite(state, &format!("{prefix}intercept"))?;
-        self.iterations = state.get_one_u64(&format!("{prefix}iterations"))?;
+        self.iterations = state.get_one_count(&format!("{prefix}iterations"))?;
         if self.l1 != 0.0 {
             self.max_cum_l1 = read_one_finite(state, &format!("{prefix}max_cum_l1"))?;
         }

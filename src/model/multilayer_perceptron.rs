@@ -382,7 +382,7 @@ impl Model for Perceptron {
         if !self.moment2.is_empty() {
             read(format!("{prefix}moment2"), &mut self.moment2)?;
         }
-        let unit = state.get_u64(&format!("{prefix}unit"), Some(2))?;
+        let unit = state.get_counts(&format!("{prefix}unit"), Some(2))?;
         (self.events, self.steps) = (unit[0], unit[1]);
         self.weight = state.get_one_f64(&format!("{prefix}unit_weight"))?;
         if self.events >= self.unit_events {

@@ -170,7 +170,9 @@ impl Model for GaussianNaiveBayes {
         let cells = class * self.features..(class + 1) * self.features;
         let update = |x: f64, mean: f64, m2: f64| {
             let new = mean + weight / n * (x - mean);
-            (new, m2 + weight * (x - mean) * (x - new))
+            let grown = m2 + weight * (x - mean) * (x - new);
+            // Rounding may carry the new mean past x; squares don't add up to less than nothing.
+            (new, if grown < 0.0 { 0.0 } else { grown })
         };
         let mut finite = n.is_finite();
         for (x, cell) in x.dense.iter().zip(cells.clone()) {
@@ -206,6 +208,8 @@ impl Model for GaussianNaiveBayes {
             let message = format!("tensor {:?} has {found} classes; at most {most} expected", name("counts"));
             return Err(Fault::corruption(message));
         }
+        // The means are there before memory is taken for them: a few bytes of counts ask for none.
+        state.get_f64(&name("means"), Some(counts.len() * self.features))?;
         self.grow(counts.len());
         self.counts.copy_from_slice(counts);
         state.read_f64(&name("means"), &mut self.means)?;
@@ -292,6 +296,25 @@ mod tests {
         assert_eq!(bits(&*first), bits(&*second));
         state.put_f64("m.m2", &[-1.0; 6]);
         assert!(second.load(&state, "m.").expect_err("negative").message.contains("m.m2"));
+    }
+
+    /// Found by the fuzzer `learning`: the state was saved, and could not be loaded again.
+    #[test]
+    fn a_sum_of_squares_is_never_below_nothing() {
+        let mut model = build(SPEC, 1, LabelKind::Bool).expect("model");
+        let mut values = vec![-1.0, 0.1, 1e150, 3.3, 1e-300, 7.7e7, f64::MIN_POSITIVE];
+        values.extend((0..200).map(|i| 1.0 / f64::from(i + 3) * 10f64.powi(i % 40 - 20)));
+        for (mean, x) in values.iter().flat_map(|a| values.iter().map(move |b| (*a, *b))) {
+            let mut state = State::new();
+            state.put_f64("m.counts", &[0.0, 1e-17]);
+            state.put("m.means", &[2, 1], Data::F64(vec![0.0, mean]));
+            state.put("m.m2", &[2, 1], Data::F64(vec![0.0, 0.0]));
+            model.load(&state, "m.").expect("load");
+            model.learn(row(&[x]), 1.0, 1.0);
+            let mut state = State::new();
+            model.save(&mut state, "m.");
+            model.load(&state, "m.").unwrap_or_else(|fault| panic!("{mean} and {x}: {fault}"));
+        }
     }
 
     #[test]

@@ -150,11 +150,13 @@ impl Model for Softmax {
 
     fn load(&mut self, state: &State, prefix: &str) -> Result<()> {
         let name = format!("{prefix}iterations");
-        let iterations = state.get_u64(&name, None)?;
+        let iterations = state.get_counts(&name, None)?;
         if iterations.len() > self.classes_max {
             let (found, max) = (iterations.len(), self.classes_max);
             return Err(Fault::corruption(format!("tensor {name:?} has {found} classes; at most {max} are expected")));
         }
+        // The weights are there before memory is taken for them: a few bytes of iterations ask for none.
+        state.get_f64(&format!("{prefix}{}", self.optimizer.names()[0]), Some(iterations.len() * self.width))?;
         let extra = self.optimizer.columns();
         let row = |&iterations: &u64| Row { table: Table::new(self.width, extra, false, self.dense_only), iterations };
         self.rows = iterations.iter().map(row).collect();

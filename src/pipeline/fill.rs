@@ -2,10 +2,10 @@
 
 use super::PipelineSpec;
 use crate::batch::{Reject, Stage, TokenKind};
-use crate::error::Result;
+use crate::error::{Fault, Result};
 use crate::preprocess::Row;
 use crate::schema::{Missing, Role, Schema, Slot};
-use crate::state::State;
+use crate::state::{COUNT_MAX, State};
 use serde_json::Value;
 use std::hint::select_unpredictable;
 
@@ -93,7 +93,12 @@ impl Fill {
 
     pub fn load(&mut self, state: &State) -> Result<()> {
         state.read_f64("fill.sums", &mut self.sums)?;
-        state.read_f64("fill.counts", &mut self.counts)
+        state.read_f64("fill.counts", &mut self.counts)?;
+        let count = |n: f64| (0.0..=COUNT_MAX as f64).contains(&n) && n.fract() == 0.0;
+        match self.counts.iter().find(|n| !count(**n)) {
+            Some(bad) => Err(Fault::corruption(format!("tensor \"fill.counts\": {bad} is no count"))),
+            None => Ok(()),
+        }
     }
 }
 

@@ -168,11 +168,8 @@ pub(super) fn read_finite(state: &State, name: &str, target: &mut [f64]) -> Resu
 /// # Errors
 /// Corruption, naming the tensor: missing, of another length, or with a count that no stream reaches.
 pub(super) fn read_counts(state: &State, name: &str, target: &mut [f64]) -> Result<()> {
-    let counts = state.get_u64(name, Some(target.len()))?;
+    let counts = state.get_counts(name, Some(target.len()))?;
     for (to, from) in target.iter_mut().zip(counts) {
-        if *from > 1 << 53 {
-            return Err(Fault::corruption(format!("tensor {name:?}: {from} is no count")));
-        }
         *to = *from as f64;
     }
     Ok(())

@@ -12,6 +12,7 @@ use crate::error::{Fault, Result};
 use crate::faults;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Predictions in a file.
@@ -114,6 +115,10 @@ impl OutputFile {
             });
             cut.map_err(|e| Fault::io(current.display(), &e))?;
         }
+        if found.is_some_and(|found| found > 0) {
+            // Whoever made the file may have died before its name was safe.
+            sync_directory(&current).map_err(|e| Fault::io(current.display(), &e))?;
+        }
         let mut beyond = number + 1;
         // Without rotation nothing beyond was written here: such files are someone's copies.
         while self.rotate_bytes.is_some() && remove(&numbered(&self.path, beyond))? {
@@ -160,16 +165,16 @@ impl OutputFile {
         }
         faults::step("file.fsync");
         // Pipes and devices (`/dev/stdout`) have nothing to sync.
-        match file.sync_data() {
-            Err(e) if e.kind() != ErrorKind::InvalidInput => {
-                let path = numbered(&self.path, self.number);
-                Err(self.poison(Fault::io(path.display(), &e)))
-            }
-            _ => {
-                self.unsynced = false;
-                Ok(())
-            }
+        let synced = match file.sync_data() {
+            Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(()),
+            other => other.and_then(|()| still_there(file)),
+        };
+        if let Err(e) = synced {
+            let path = numbered(&self.path, self.number);
+            return Err(self.poison(Fault::io(path.display(), &e)));
         }
+        self.unsynced = false;
+        Ok(())
     }
 
     fn poison(&mut self, fault: Fault) -> Fault {
@@ -185,6 +190,15 @@ impl OutputFile {
             None => Ok(()),
         }
     }
+}
+
+/// A file that someone removed takes every byte, and nobody reads one.
+fn still_there(file: &File) -> std::io::Result<()> {
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.nlink() == 0 {
+        return Err(std::io::Error::other("was removed while it was written: bring it back from a copy"));
+    }
+    Ok(())
 }
 
 /// The path of a number: `path`, `path.1`, `path.2`, …

@@ -75,9 +75,22 @@ impl KafkaSink {
         }
     }
 
+    fn look_again(&mut self, mut target: Target) -> Result<Target> {
+        if let Some(shape) = self.claim.group().shape(&target.topic)? {
+            target.partitions = shape.partitions;
+            self.predictions = Some(target.clone());
+        }
+        Ok(target)
+    }
+
     fn write_predictions(&mut self, outbox: &Outbox, inputs: &InputNames) -> Result<()> {
         let Some(target) = self.predictions.clone() else { return Ok(()) };
         self.look_up(inputs, target.partitions);
+        let target = match self.partitions.iter().all(|partition| *partition < target.partitions) {
+            true => target,
+            // The output may have grown with its input.
+            false => self.look_again(target)?,
+        };
         for record in &outbox.records {
             let partition = self.partitions[record.input as usize];
             if partition >= target.partitions {

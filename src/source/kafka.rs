@@ -8,7 +8,7 @@ use crate::batch::Block;
 use crate::clock::Clock;
 use crate::error::{Fault, Result};
 use crate::kafka::claim::Claim;
-use crate::kafka::client::{Client, Filling, Met, Place, Reader, Reading, TopicShape};
+use crate::kafka::client::{Client, Filling, Met, Place, Reader, Reading, TopicShape, missing};
 use crate::kafka::{BROKER_TIMEOUT, KafkaOptions, Start};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -98,10 +98,18 @@ impl KafkaSource {
             unknown.iter().map(|i| (self.inputs[*i].topic.as_str(), self.inputs[*i].partition)).collect();
         let mut offsets = Vec::with_capacity(unknown.len());
         for (&(topic, partition), committed) in partitions.iter().zip(self.reader.committed(&partitions)?) {
+            let (low, high) = self.reader.watermarks(topic, partition)?;
             offsets.push(match committed {
+                // Without a past of its own the lane may begin anywhere, but not unsaid.
+                Some(offset) if !has_past && !(low..=high).contains(&offset) => {
+                    tracing::warn!(
+                        target: "millstream::kafka",
+                        "{topic}/{partition}: the group stood at offset {offset}, and the topic holds {low} to {high}: begins at {low}"
+                    );
+                    low
+                }
                 Some(offset) => offset,
                 None => {
-                    let (low, high) = self.reader.watermarks(topic, partition)?;
                     // A partition that was added to a topic with a past is read whole.
                     let latest = self.options.start == Start::Latest && !has_past;
                     if latest { high } else { low }
@@ -122,6 +130,9 @@ impl KafkaSource {
         let known = self.inputs.len();
         for topic in self.options.topics.clone() {
             if let Some(partitions) = self.claim.group().holdings().partitions_seen(&topic) {
+                if partitions == 0 {
+                    return Err(missing(&topic));
+                }
                 self.add_inputs(&topic, partitions);
             }
         }
@@ -297,21 +308,19 @@ impl Replay {
 /// Fails where a partition that holds `low..high` can't be read from `next`.
 fn held(name: &str, next: u64, low: u64, high: u64) -> Result<()> {
     if next < low {
-        return Err(Fault::environment(format!(
-            "{name}: the next event is offset {next}, and the topic's retention has removed all below {low}"
+        return Err(Fault::misuse(format!(
+            "{name}: the next event is offset {next}, and the topic's retention has removed all below {low}: nothing is skipped unasked"
         ))
-        .hint("restore the topic, or accept the loss and start over with --new-lineage"));
+        .hint("restore the topic from a copy, or accept the loss: --new-lineage starts over with the model that pipeline names (docs/operations.md, When events are gone)"));
     }
     if next > high {
-        return Err(Fault::environment(format!(
-            "{name}: the next event is offset {next}, and the topic ends at {high}"
-        ))
-        .hint("the topic was made anew or has lost its end: start over with --new-lineage"));
+        return Err(Fault::misuse(format!("{name}: the next event is offset {next}, and the topic ends at {high}"))
+            .hint("the topic was made anew or has lost its end: start over with --new-lineage"));
     }
     Ok(())
 }
 
 fn lost(name: &str, from: u64) -> Fault {
-    Fault::environment(format!("{name}: offset {from} is no longer there"))
+    Fault::misuse(format!("{name}: offset {from} is no longer there"))
         .hint("the topic's retention was faster: restore it, or start over with --new-lineage")
 }

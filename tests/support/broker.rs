@@ -55,6 +55,15 @@ pub fn client_line() -> &'static str {
     }
 }
 
+/// A batch of messages as the broker keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    pub offset: i64,
+    pub is_marker: bool,
+    pub producer: i64,
+    pub epoch: i16,
+}
+
 /// A broker of its own, stopped and removed with this value.
 pub struct Broker {
     dir: PathBuf,
@@ -167,10 +176,30 @@ impl Broker {
         }
     }
 
+    /// Sends it a signal: SIGSTOP holds it, SIGCONT lets it go on.
+    pub fn signal(&self, signal: i32) {
+        let process = self.process.lock().unwrap();
+        let pid = process.as_ref().expect("a running broker").id() as i32;
+        // SAFETY: the child was not waited for, so the number is its own.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "a running broker");
+    }
+
     pub fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.address()).set("reconnect.backoff.max.ms", "200").set("log_level", "0");
         config
+    }
+
+    /// Removes a topic, and waits until it is gone.
+    pub fn delete_topic(&self, name: &str) {
+        let answer = block_on(self.admin().delete_topics(&[name], &AdminOptions::new())).expect("delete_topics");
+        answer.into_iter().for_each(|gone| assert!(gone.is_ok(), "{name}: {gone:?}"));
+        let probe: BaseConsumer = self.config().set("allow.auto.create.topics", "false").create().expect("probe");
+        let deadline = Instant::now() + PATIENCE;
+        while probe.fetch_metadata(Some(name), PATIENCE).map_or(1, |m| m.topics()[0].partitions().len()) > 0 {
+            assert!(Instant::now() < deadline, "{name} was removed and is still there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Makes a topic.
@@ -311,6 +340,33 @@ impl Broker {
         consumer.fetch_watermarks(topic, partition, PATIENCE).expect("watermarks")
     }
 
+    /// The batches of a partition as they lie on the broker's disk: by whom they were written, and whether they are
+    /// a transaction's marker.
+    pub fn batches(&self, topic: &str, partition: i32) -> Vec<Batch> {
+        let dir = self.dir.join("data").join(format!("{topic}-{partition}"));
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(dir).expect("the partition").map(|e| e.expect("entry").path()).collect();
+        files.retain(|path| path.extension().is_some_and(|e| e == "log"));
+        files.sort();
+        let mut batches = Vec::new();
+        for bytes in files.iter().map(|path| fs::read(path).expect("a segment")) {
+            let mut at = 0;
+            // Offset, length; leader's epoch, magic, checksum, attributes, last offset, two times; producer, epoch.
+            while at + 61 <= bytes.len() {
+                let number = |from: usize, length: usize| {
+                    bytes[at + from..at + from + length].iter().fold(0i64, |n, byte| n << 8 | i64::from(*byte))
+                };
+                if number(8, 4) == 0 {
+                    break;
+                }
+                let (offset, is_marker) = (number(0, 8), number(21, 2) & 0x20 != 0);
+                batches.push(Batch { offset, is_marker, producer: number(43, 8), epoch: number(51, 2) as i16 });
+                at += 12 + number(8, 4) as usize;
+            }
+        }
+        batches
+    }
+
     /// Removes the messages of a partition below an offset, as retention would.
     pub fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
         let mut list = TopicPartitionList::new();
@@ -351,7 +407,8 @@ fn remove_leftovers(runs: &Path) {
     }
 }
 
-fn target_dir() -> PathBuf {
+/// Where the build puts its things.
+pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from)
 }
@@ -418,7 +475,7 @@ fn library() -> &'static Path {
 
 /// Starts a process that the kernel kills when this one ends. The kernel watches the *thread* that started it,
 /// so that thread stays for as long as the process.
-fn spawn_bound(mut command: Command) -> Child {
+pub fn spawn_bound(mut command: Command) -> Child {
     use std::os::unix::process::CommandExt;
     static STARTER: OnceLock<Mutex<std::sync::mpsc::Sender<Job>>> = OnceLock::new();
     type Job = (Command, std::sync::mpsc::Sender<std::io::Result<Child>>);
@@ -440,7 +497,7 @@ fn spawn_bound(mut command: Command) -> Child {
     });
     let (answer, answered) = std::sync::mpsc::channel();
     starter.lock().unwrap().send((command, answer)).expect("the starter lives");
-    answered.recv().expect("the starter answers").expect("java starts (install a Java runtime, 17 or later)")
+    answered.recv().expect("the starter answers").expect("it starts (scripts/setup test installs what is missing)")
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {

@@ -3,7 +3,8 @@
 use millstream::admin::{CtlAction, ctl};
 use millstream::error::Fault;
 use serde_json::Value;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -123,6 +124,15 @@ impl Scene {
     pub fn ctl(&self, more: &[&str]) -> Called {
         let socket = self.text("admin.sock");
         self.call(&[&["ctl", "--socket", &socket], more].concat())
+    }
+
+    /// The running daemon's metrics, by its admin socket.
+    pub fn metrics(&self) -> String {
+        let mut socket = UnixStream::connect(self.path("admin.sock")).expect("the admin socket");
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("asked");
+        let mut text = String::new();
+        socket.read_to_string(&mut text).expect("answered");
+        text
     }
 
     /// The daemon's command line.

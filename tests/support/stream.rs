@@ -171,7 +171,7 @@ pub fn oracle(stream: &Stream, lane: Option<u32>, options: &DecodeOptions, specs
                 if !decoder.fill(&block, &mut cursor, &mut batch, room) {
                     break;
                 }
-                made.2 += pipeline.run(&mut batch, &mut scores, true, &mut ()).learned;
+                made.2 += pipeline.run(&mut batch, &mut scores, !record.frozen, &mut ()).learned;
                 encoder.encode(&block, &batch, &scores, &names, made.3, &mut outbox);
                 made.3 += batch.len() as u64;
             }

@@ -19,6 +19,7 @@
 //! assert!(records.next(bytes).unwrap().is_none());
 //! ```
 
+use super::build::HeaderEntry;
 use super::compress::Compression;
 use super::error::{Error, Result};
 use super::wire::Reader;
@@ -286,7 +287,7 @@ pub struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
-    fn step(&mut self) -> Result<Option<(&'a [u8], Option<&'a [u8]>)>> {
+    fn step(&mut self) -> Result<Option<HeaderEntry<'a>>> {
         if self.left <= 0 {
             return Ok(None);
         }

@@ -4,7 +4,7 @@
 //! in a newer one as well (see `txn_calls.rs`). Everything is written and read by hand: a general codec would
 //! believe the counts that an answer holds.
 
-use super::error::{Error, Result, code};
+use super::error::{Error, Resource, Result, code};
 use super::wire::{Reader, Writer};
 
 /// A request and how its answer is read.
@@ -276,6 +276,16 @@ pub enum CoordinatorOf {
     Transaction = 1,
 }
 
+impl CoordinatorOf {
+    /// What a client needs to be allowed.
+    pub(super) fn resource(self) -> Resource {
+        match self {
+            CoordinatorOf::Group => Resource::Group,
+            CoordinatorOf::Transaction => Resource::TransactionalId,
+        }
+    }
+}
+
 /// Asks for a coordinator.
 #[derive(Debug, Clone, Copy)]
 pub struct FindCoordinator<'a> {
@@ -422,14 +432,30 @@ mod tests {
         let mut to = Writer::default();
         to.i32(0);
         to.compact_count(1);
-        (to.i32(4), to.compact_string("kafka.test"), to.i32(9092), to.compact_nullable_string(None), to.no_tagged());
-        (to.compact_nullable_string(Some("cluster")), to.i32(4), to.compact_count(1));
-        (to.i16(0), to.compact_string("in"), to.bool(false), to.compact_count(1));
-        (to.i16(0), to.i32(2), to.i32(4), to.i32(7));
+        to.i32(4);
+        to.compact_string("kafka.test");
+        to.i32(9092);
+        to.compact_nullable_string(None);
+        to.no_tagged();
+        to.compact_nullable_string(Some("cluster"));
+        to.i32(4);
+        to.compact_count(1);
+        to.i16(0);
+        to.compact_string("in");
+        to.bool(false);
+        to.compact_count(1);
+        to.i16(0);
+        to.i32(2);
+        to.i32(4);
+        to.i32(7);
         for _ in 0..3 {
-            (to.compact_count(1), to.i32(4)).0;
+            to.compact_count(1);
+            to.i32(4);
         }
-        (to.no_tagged(), to.i32(0), to.no_tagged(), to.no_tagged());
+        to.no_tagged();
+        to.i32(0);
+        to.no_tagged();
+        to.no_tagged();
         to
     }
 

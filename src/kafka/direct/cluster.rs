@@ -11,7 +11,7 @@
 
 use super::calls::{At, Call, ClusterAt, CoordinatorOf, FindCoordinator, ListOffsets, Metadata, OffsetFetch};
 use super::connection::{Backoff, Connection, Dialer};
-use super::error::{Error, Result, code};
+use super::error::{Error, Resource, Result, code};
 use super::settings::Settings;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -188,7 +188,8 @@ impl Cluster {
             if topic.code != code::NONE {
                 self.topics.remove(&topic.name);
                 if !code::may_pass(topic.code) {
-                    return Err(Error::broker(format!("topic \"{}\"", topic.name), topic.code));
+                    let error = Error::broker(format!("topic \"{}\"", topic.name), topic.code);
+                    return Err(error.on(Resource::Topic, &topic.name));
                 }
                 continue;
             }
@@ -261,7 +262,8 @@ impl Cluster {
         let broker = match self.coordinators.get(&key) {
             Some(broker) => *broker,
             None => {
-                let found = self.ask_any(&FindCoordinator { of, name })?;
+                let found =
+                    self.ask_any(&FindCoordinator { of, name }).map_err(|error| error.on(of.resource(), name))?;
                 self.addresses.insert(found.id, join(&found.host, found.port));
                 self.coordinators.insert(key.clone(), found.id);
                 found.id
@@ -271,7 +273,7 @@ impl Cluster {
         if answer.as_ref().is_err_and(|e| e.breaks_connection() || e.code().is_some_and(code::is_stale_coordinator)) {
             self.coordinators.remove(&key);
         }
-        answer
+        answer.map_err(|error| error.on(of.resource(), name))
     }
 
     /// The oldest offset of a partition, and the one past the last that can be read (`committed`: past the last that
@@ -296,7 +298,8 @@ impl Cluster {
                 if code::is_stale_leader(code) {
                     cluster.forget_leaders(topic);
                 }
-                super::calls::check(&format!("offsets of {topic}/{partition}"), code).map(|()| offset)
+                let checked = super::calls::check(&format!("offsets of {topic}/{partition}"), code);
+                checked.map(|()| offset).map_err(|error| error.on(Resource::Topic, topic))
             })
         };
         Ok((ask(At::Earliest)?, ask(At::Latest)?))
@@ -319,7 +322,8 @@ impl Cluster {
             let of = |partition: &i32| {
                 let found = answer.iter().find(|(p, ..)| p == partition);
                 let (_, code, offset) = found.copied().unwrap_or((*partition, code::NONE, -1));
-                super::calls::check(&format!("committed offset of {topic}/{partition}"), code)?;
+                super::calls::check(&format!("committed offset of {topic}/{partition}"), code)
+                    .map_err(|error| error.on(Resource::Topic, topic).on(Resource::Group, group))?;
                 Ok((offset >= 0).then_some(offset))
             };
             partitions.iter().map(of).collect()

@@ -376,8 +376,15 @@ mod tests {
     /// An answer to the versions call.
     fn versions() -> Vec<u8> {
         let mut body = Writer::default();
-        (body.i32(0), body.i16(0), body.compact_count(1));
-        (body.i16(1), body.i16(0), body.i16(12), body.no_tagged(), body.i32(0), body.no_tagged());
+        body.i32(0);
+        body.i16(0);
+        body.compact_count(1);
+        body.i16(1);
+        body.i16(0);
+        body.i16(12);
+        body.no_tagged();
+        body.i32(0);
+        body.no_tagged();
         let mut frame = Writer::default();
         frame.i32(body.len() as i32);
         frame.raw(body.bytes());

@@ -1,6 +1,5 @@
 //! What can go wrong between this client and its brokers, sorted by what helps.
 
-use crate::error::Fault;
 use std::fmt;
 use std::io;
 
@@ -31,6 +30,13 @@ pub enum Error {
     Damaged(String),
     /// Nothing a retry would mend: a setting, a refused login, a broker that is too old.
     Config(String),
+    /// This client isn't allowed to, until somebody grants it.
+    Denied {
+        /// What kind of thing.
+        on: Resource,
+        /// Its name.
+        name: String,
+    },
     /// An offset that the partition doesn't hold.
     OutOfRange {
         /// The topic.
@@ -42,7 +48,37 @@ pub enum Error {
     },
 }
 
+/// What a client may be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// A topic.
+    Topic,
+    /// A consumer group.
+    Group,
+    /// The name of a transactional producer.
+    TransactionalId,
+}
+
 impl Error {
+    /// The same with a name, where it says that this kind of thing isn't allowed.
+    pub(super) fn on(self, resource: Resource, name: &str) -> Error {
+        let refused = match resource {
+            Resource::Topic => code::TOPIC_AUTHORIZATION_FAILED,
+            Resource::Group => code::GROUP_AUTHORIZATION_FAILED,
+            Resource::TransactionalId => code::TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        };
+        if self.code() == Some(refused) { Error::Denied { on: resource, name: name.to_string() } } else { self }
+    }
+
+    /// True where nothing but somebody's act will help: a grant, or another limit of a topic.
+    pub fn lasts(&self) -> bool {
+        match self {
+            Error::Denied { .. } => true,
+            Error::Broker { code, .. } => matches!(*code, code::MESSAGE_TOO_LARGE | code::RECORD_LIST_TOO_LARGE),
+            _ => false,
+        }
+    }
+
     /// An I/O error with its place.
     pub fn io(what: impl Into<String>, source: io::Error) -> Error {
         match source.kind() {
@@ -61,7 +97,7 @@ impl Error {
         match self {
             Error::Io { .. } | Error::Timeout(_) => true,
             Error::Broker { code, .. } => code::may_pass(*code),
-            Error::Damaged(_) | Error::Config(_) | Error::OutOfRange { .. } => false,
+            Error::Damaged(_) | Error::Config(_) | Error::Denied { .. } | Error::OutOfRange { .. } => false,
         }
     }
 
@@ -86,6 +122,14 @@ impl fmt::Display for Error {
             Error::Timeout(what) => write!(f, "{what}: no answer in time"),
             Error::Broker { what, code } => write!(f, "{what}: {}", code::Named(*code)),
             Error::Damaged(what) | Error::Config(what) => f.write_str(what),
+            Error::Denied { on, name } => {
+                let kind = match on {
+                    Resource::Topic => "topic",
+                    Resource::Group => "group",
+                    Resource::TransactionalId => "transactional id",
+                };
+                write!(f, "not allowed on the {kind} \"{name}\"")
+            }
             Error::OutOfRange { topic, partition, offset } => {
                 write!(f, "{topic}/{partition} doesn't hold offset {offset}")
             }
@@ -98,18 +142,6 @@ impl std::error::Error for Error {
         match self {
             Error::Io { source, .. } => Some(source),
             _ => None,
-        }
-    }
-}
-
-impl From<Error> for Fault {
-    fn from(error: Error) -> Fault {
-        match &error {
-            Error::Config(_) => Fault::misuse(error.to_string()),
-            Error::Broker { code: code::MESSAGE_TOO_LARGE | code::RECORD_LIST_TOO_LARGE, .. } => {
-                Fault::environment(error.to_string()).hint("raise max.message.bytes of the topic")
-            }
-            _ => Fault::environment(error.to_string()),
         }
     }
 }
@@ -251,6 +283,9 @@ mod tests {
     fn an_error_says_what_helps() {
         assert!(Error::broker("fetch", code::NOT_LEADER_OR_FOLLOWER).may_pass());
         assert!(!Error::broker("produce", code::PRODUCER_FENCED).may_pass());
+        let denied =
+            Error::broker("t/0", code::TOPIC_AUTHORIZATION_FAILED).on(Resource::Group, "g").on(Resource::Topic, "t");
+        assert!(matches!(&denied, Error::Denied { on: Resource::Topic, name } if name == "t") && denied.lasts());
         assert!(Error::Timeout("x".into()).breaks_connection());
         assert!(matches!(Error::io("x", io::ErrorKind::WouldBlock.into()), Error::Timeout(_)));
         let said = Error::broker("end", code::PRODUCER_FENCED).to_string();

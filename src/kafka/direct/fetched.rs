@@ -342,10 +342,23 @@ mod tests {
     /// An answer as a broker writes it.
     fn answer(records: &[u8], aborted: &[(i64, i64)], stable: i64) -> Writer {
         let mut to = Writer::default();
-        (to.i32(0), to.i16(0), to.i32(0), to.compact_count(1), to.compact_string("t"), to.compact_count(1));
-        (to.i32(5), to.i16(0), to.i64(stable), to.i64(stable), to.i64(0));
+        to.i32(0);
+        to.i16(0);
+        to.i32(0);
+        to.compact_count(1);
+        to.compact_string("t");
+        to.compact_count(1);
+        to.i32(5);
+        to.i16(0);
+        to.i64(stable);
+        to.i64(stable);
+        to.i64(0);
         to.compact_array(aborted, |to, (producer, first)| (to.i64(*producer), to.i64(*first), to.no_tagged()).0);
-        (to.i32(-1), to.compact_bytes(records), to.no_tagged(), to.no_tagged(), to.no_tagged());
+        to.i32(-1);
+        to.compact_bytes(records);
+        to.no_tagged();
+        to.no_tagged();
+        to.no_tagged();
         to
     }
 

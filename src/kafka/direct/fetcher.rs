@@ -19,7 +19,7 @@
 use super::calls::Call;
 use super::cluster::Cluster;
 use super::connection::wait_for;
-use super::error::{Error, Result, code};
+use super::error::{Error, Resource, Result, code};
 use super::fetched::{Fetch, Fetched, Part, Wanted};
 use super::settings::Settings;
 use std::collections::{HashMap, VecDeque};
@@ -27,9 +27,6 @@ use std::time::{Duration, Instant};
 
 /// How long a partition that failed is left alone.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How long a partition may be unknown to every broker.
-const UNKNOWN_FOR: Duration = Duration::from_secs(30);
 
 /// How a fetcher asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +41,8 @@ pub struct FetchSettings {
     pub wait: Duration,
     /// [`Fetcher::next`] returns as soon as every partition is known to be at its end.
     pub tells_end: bool,
+    /// How long a partition may be unknown to every broker before that is an error.
+    pub unknown_for: Duration,
 }
 
 impl Default for FetchSettings {
@@ -54,6 +53,7 @@ impl Default for FetchSettings {
             partition_bytes: 1 << 20,
             wait: Duration::from_millis(250),
             tells_end: false,
+            unknown_for: Duration::from_secs(30),
         }
     }
 }
@@ -385,7 +385,7 @@ impl Fetcher {
             let (topic, partition, offset) = (slot.topic.clone(), slot.partition, slot.next);
             return Err(Error::OutOfRange { topic, partition, offset });
         }
-        let error = Error::broker(format!("{}/{}", slot.topic, slot.partition), code);
+        let error = Error::broker(format!("{}/{}", slot.topic, slot.partition), code).on(Resource::Topic, &slot.topic);
         if !error.may_pass() {
             slot.not_before = Some(now + Duration::from_secs(1));
             return Err(error);
@@ -397,6 +397,6 @@ impl Fetcher {
             self.cluster.forget_leaders(&topic);
         }
         let unknown = code == code::UNKNOWN_TOPIC_OR_PARTITION || code == code::UNKNOWN_TOPIC_ID;
-        if unknown && now.duration_since(since) > UNKNOWN_FOR { Err(error) } else { Ok(()) }
+        if unknown && now.duration_since(since) > self.settings.unknown_for { Err(error) } else { Ok(()) }
     }
 }

@@ -38,7 +38,7 @@ pub mod wire;
 
 pub use cluster::Cluster;
 pub use compress::Compression;
-pub use error::{Error, Result, code};
+pub use error::{Error, Resource, Result, code};
 pub use fetched::{Fetched, Message};
 pub use fetcher::{FetchSettings, Fetcher};
 pub use producer::{ProduceSettings, Producer};

@@ -123,9 +123,20 @@ mod tests {
     #[test]
     fn no_cut_or_flip_of_an_answer_panics() {
         let mut to = Writer::default();
-        (to.compact_count(1), to.compact_string("t"), to.compact_count(1), to.i32(4), to.i16(45));
-        (to.i64(1), to.i64(-1), to.i64(0), to.compact_count(0), to.compact_nullable_string(Some("words")));
-        (to.no_tagged(), to.no_tagged(), to.i32(20), to.no_tagged());
+        to.compact_count(1);
+        to.compact_string("t");
+        to.compact_count(1);
+        to.i32(4);
+        to.i16(45);
+        to.i64(1);
+        to.i64(-1);
+        to.i64(0);
+        to.compact_count(0);
+        to.compact_nullable_string(Some("words"));
+        to.no_tagged();
+        to.no_tagged();
+        to.i32(20);
+        to.no_tagged();
         let whole = Produce::outcomes(&mut Reader::new(to.bytes())).unwrap();
         let outcome = Outcome { topic: "t".into(), partition: 4, code: 45, words: Some("words".into()) };
         assert_eq!(whole, (vec![outcome], 20));

@@ -19,7 +19,7 @@ use super::calls::CoordinatorOf;
 use super::cluster::Cluster;
 use super::compress::Compression;
 use super::connection::wait_for;
-use super::error::{Error, Result, code};
+use super::error::{Error, Resource, Result, code};
 use super::produce_call::{Outcome, Produce, write_heads};
 use super::settings::Settings;
 use super::txn_calls::{Identity, InitProducerId};
@@ -113,7 +113,7 @@ pub struct Producer {
     flights: HashMap<i32, VecDeque<Flight>>,
     spares: Vec<Builder>,
     /// Why nothing more can be sent, where that is so: a batch was given up.
-    broken: Option<String>,
+    pub(super) broken: Option<String>,
     pub(super) fenced: bool,
     /// Something of the open transaction may have reached a broker.
     pub(super) touched: bool,
@@ -550,7 +550,9 @@ impl Producer {
                 if !words.is_empty() {
                     what = format!("{what}: {words}");
                 }
-                fault = fault.and(Err(Error::broker(what, code)));
+                let name = self.settings.transactional.as_deref().unwrap_or_default();
+                let error = Error::broker(what, code).on(Resource::Topic, &self.topics[topic]);
+                fault = fault.and(Err(error.on(Resource::TransactionalId, name)));
             }
             self.release(number);
         }

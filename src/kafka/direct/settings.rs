@@ -118,7 +118,8 @@ impl Settings {
         }
     }
 
-    /// Settings from properties as librdkafka names them. Those that only tune are passed over.
+    /// Settings from properties as librdkafka names them: trust, time-outs and waits. Those that only tune what this
+    /// client doesn't have are passed over.
     ///
     /// # Errors
     /// `Config`: a property that changes who is trusted or how, and that this client doesn't know (OAUTHBEARER,
@@ -131,6 +132,16 @@ impl Settings {
         }
         if let Some(id) = get("client.id") {
             settings.client_id = id.into();
+        }
+        for (name, wait) in [
+            ("socket.timeout.ms", &mut settings.call_timeout),
+            ("socket.connection.setup.timeout.ms", &mut settings.connect_timeout),
+            ("reconnect.backoff.ms", &mut settings.backoff_min),
+            ("reconnect.backoff.max.ms", &mut settings.backoff_max),
+        ] {
+            let Some(text) = get(name) else { continue };
+            let millis = text.parse().map_err(|_| Error::Config(format!("\"{name}\": \"{text}\" is no number")))?;
+            *wait = Duration::from_millis(millis);
         }
         let protocol = get("security.protocol").unwrap_or("plaintext").to_lowercase();
         let (tls, login) = match protocol.as_str() {
@@ -229,6 +240,9 @@ mod tests {
         }
         assert!(settings(&[("enable.ssl.certificate.verification", "false")]).is_err());
         assert!(settings(&[("fetch.wait.max.ms", "5")]).is_ok());
+        let patient = settings(&[("socket.timeout.ms", "600")]).unwrap();
+        assert_eq!((patient.call_timeout, patient.backoff_max), (Duration::from_millis(600), Duration::from_secs(1)));
+        assert!(settings(&[("socket.timeout.ms", "soon")]).unwrap_err().to_string().contains("socket.timeout.ms"));
     }
 
     #[test]

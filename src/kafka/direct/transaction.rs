@@ -15,7 +15,7 @@
 //! first request may still be on its way. The producer then has to be opened anew, which settles it.
 
 use super::calls::CoordinatorOf;
-use super::error::{Error, Result, code};
+use super::error::{Error, Resource, Result, code};
 use super::producer::Producer;
 use super::txn_calls::{AddOffsets, AddPartitions, EndTxn, Membership, TopicOffsets, TxnOffsets};
 use crate::faults;
@@ -29,10 +29,10 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a transaction did not commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Broken {
     /// It was aborted, or will be by the broker: nothing of it is visible, ever.
-    Aborted(String),
+    Aborted(Error),
     /// Another producer has taken over.
     Fenced,
     /// Whether it committed isn't known. The producer has to be opened anew.
@@ -85,7 +85,7 @@ impl Producer {
     /// use.
     pub fn abort(&mut self) -> Result<(), Broken> {
         // An answer that comes later than the end could belong to a batch of the next transaction.
-        self.settle(SETTLE_TIMEOUT);
+        self.settle(SETTLE_TIMEOUT.min(self.cluster.settings().call_timeout));
         self.discard();
         if self.fenced {
             return Err(Broken::Fenced);
@@ -98,8 +98,18 @@ impl Producer {
         match self.identify() {
             Ok(()) => Ok(()),
             Err(_) if self.fenced => Err(Broken::Fenced),
-            Err(error) => Err(Broken::Unknown(error.to_string())),
+            Err(error) => {
+                // The old identity may still have the transaction open: nothing more goes out under it.
+                let reason = error.to_string();
+                self.broken = Some(reason.clone());
+                Err(Broken::Unknown(reason))
+            }
         }
+    }
+
+    /// True where it takes nothing more until it is opened anew, or has aborted.
+    pub fn is_broken(&self) -> bool {
+        self.broken.is_some() || self.fenced
     }
 
     /// True where another producer has taken over.
@@ -108,12 +118,10 @@ impl Producer {
     }
 
     fn abort_for(&mut self, error: Error) -> Broken {
-        let reason = error.to_string();
         match self.abort() {
-            Ok(()) => Broken::Aborted(reason),
             Err(Broken::Fenced) => Broken::Fenced,
             // Nobody was asked to commit: whatever becomes of the producer, nothing becomes visible.
-            Err(Broken::Unknown(more) | Broken::Aborted(more)) => Broken::Aborted(format!("{reason}; {more}")),
+            Ok(()) | Err(Broken::Unknown(_) | Broken::Aborted(_)) => Broken::Aborted(error),
         }
     }
 
@@ -129,10 +137,12 @@ impl Producer {
         let group = membership.group.as_str();
         if !joins {
             let call = AddOffsets { transactional: &name, identity, group };
-            self.patiently(deadline, |p| p.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call))?;
+            self.patiently(deadline, |p| p.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call))
+                .map_err(|error| error.on(Resource::Group, group))?;
         }
         let call = TxnOffsets { transactional: &name, identity, membership, topics, joins };
         self.patiently(deadline, |p| p.control.ask_coordinator(CoordinatorOf::Group, group, &call))
+            .map_err(|error| error.on(Resource::Group, group).on(Resource::TransactionalId, &name))
     }
 
     /// Tells the coordinator which partitions the transaction writes to (version 1). False: later.

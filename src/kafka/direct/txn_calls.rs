@@ -2,7 +2,7 @@
 //! announced to the coordinator; from 2 on they join by being written, and each end hands out a new epoch.
 
 use super::calls::{Call, check};
-use super::error::{Result, code};
+use super::error::{Resource, Result, code};
 use super::wire::{Reader, Writer};
 
 /// Who a producer is, to the brokers.
@@ -115,19 +115,22 @@ impl Call for AddPartitions<'_> {
 
 /// Topics → partitions → code: the first code that says more than that another failed.
 fn worst(what: &str, from: &mut Reader<'_>) -> Result<()> {
-    let codes = from.compact_array(|item| {
-        let _topic = item.compact_string()?;
+    let topics = from.compact_array(|item| {
+        let topic = item.compact_string()?;
         let codes = item.compact_array(|item| {
             let (_partition, code) = (item.i32()?, item.i16()?);
             item.skip_tagged()?;
             Ok(code)
         })?;
         item.skip_tagged()?;
-        Ok(codes)
+        Ok((topic, codes))
     })?;
-    let bad = || codes.iter().flatten().copied().filter(|code| *code != code::NONE);
-    let telling = bad().find(|code| *code != code::OPERATION_NOT_ATTEMPTED);
-    telling.or_else(|| bad().next()).map_or(Ok(()), |code| check(what, code))
+    let all = || topics.iter().flat_map(|(topic, codes)| codes.iter().map(move |code| (*topic, *code)));
+    let bad = || all().filter(|(_, code)| *code != code::NONE);
+    let telling = bad().find(|(_, code)| *code != code::OPERATION_NOT_ATTEMPTED);
+    telling.or_else(|| bad().next()).map_or(Ok(()), |(topic, code)| {
+        check(&format!("{what}: {topic}"), code).map_err(|error| error.on(Resource::Topic, topic))
+    })
 }
 
 /// Announces that the transaction will hold offsets of a group (version 1).
@@ -260,9 +263,12 @@ mod tests {
     fn the_code_that_says_most_is_the_answer() {
         let answer = |codes: &[i16]| {
             let mut to = Writer::default();
-            (to.i32(0), to.compact_count(1), to.compact_string("t"));
+            to.i32(0);
+            to.compact_count(1);
+            to.compact_string("t");
             to.compact_array(codes, |to, code| (to.i32(0), to.i16(*code), to.no_tagged()).0);
-            (to.no_tagged(), to.no_tagged());
+            to.no_tagged();
+            to.no_tagged();
             let topics = [("t", vec![0])];
             let call = AddPartitions { transactional: "x", identity: Identity::NONE, topics: &topics };
             call.read(&mut Reader::new(to.bytes())).err().and_then(|error| error.code())
@@ -275,7 +281,11 @@ mod tests {
     #[test]
     fn an_end_hands_out_an_epoch_from_version_2_on() {
         let mut to = Writer::default();
-        (to.i32(0), to.i16(0), to.i64(7), to.i16(3), to.no_tagged());
+        to.i32(0);
+        to.i16(0);
+        to.i64(7);
+        to.i16(3);
+        to.no_tagged();
         let end = |joins| EndTxn { transactional: "x", identity: Identity::NONE, commit: true, joins };
         assert_eq!(end(true).read(&mut Reader::new(to.bytes())).unwrap(), Some(Identity { id: 7, epoch: 3 }));
         assert_eq!(end(false).read(&mut Reader::new(to.bytes())).unwrap(), None);

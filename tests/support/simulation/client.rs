@@ -93,6 +93,7 @@ impl Membership for SimMember {
 
     fn commit(&self, offsets: &[NextOffset]) -> Result<()> {
         call(self.me, "commit offsets")?;
+        super::oracle::not_ahead(offsets);
         world(|w| {
             for offset in offsets {
                 w.broker.group.offsets.insert((offset.topic.clone(), offset.partition), offset.offset);
@@ -107,6 +108,10 @@ impl Membership for SimMember {
         let shape =
             |partitions: usize| TopicShape { topic: topic.to_string(), partitions: partitions as i32, replication: 1 };
         Ok(world(|w| w.broker.topics.get(topic).map(|t| shape(t.len()))))
+    }
+
+    fn check_permissions(&self, _: &KafkaOptions) -> Result<()> {
+        Ok(())
     }
 
     fn make_topic(&self, new: &NewTopic<'_>) -> Result<()> {
@@ -337,6 +342,7 @@ impl SimProducer {
         }
         match self.abort_open(state, fault.message) {
             Broken::Fenced => taken(self.lane),
+            Broken::Refused(fault) => fault,
             Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
         }
     }

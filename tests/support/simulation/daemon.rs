@@ -170,6 +170,7 @@ impl Daemon {
                 tell: flume::unbounded().0,
                 new_lineage: false,
                 clock: setup.clock.clone(),
+                tuning: Arc::new(arc_swap::ArcSwap::from_pointee(millstream::engine::tuning(&config))),
             };
             Lane { seat, orders, working: None, again_at: setup.clock.now() }
         };
@@ -222,7 +223,7 @@ impl Daemon {
         let now = self.setup.clock.now();
         if now < self.lanes[lane].again_at || !self.client.member.holdings.lanes().contains(&number) {
             // The real daemon would wait for its group here.
-            world(|w| w.clock.advance(Duration::from_millis(20)));
+            world(|w| w.clock.advance(Duration::from_millis(if w.processes.len() == 1 { 400 } else { 60 })));
             return Ok(());
         }
         tell(|| format!("{}: lane {lane} is opened", name(self.me.daemon)));

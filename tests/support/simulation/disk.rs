@@ -64,6 +64,13 @@ impl Files {
         self.make_dir(path.parent().unwrap_or(path));
     }
 
+    /// Other bytes in a file that is there, as if they had always been.
+    pub fn replace(&mut self, path: &Path, bytes: &[u8]) {
+        if let Some(content) = self.names.get(path) {
+            self.contents[*content] = Content { now: bytes.to_vec(), synced: bytes.to_vec() };
+        }
+    }
+
     /// A directory that was always there.
     pub fn make_dir(&mut self, dir: &Path) {
         self.dirs.extend(dir.ancestors().map(Path::to_path_buf));

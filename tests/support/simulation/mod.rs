@@ -72,6 +72,8 @@ pub struct Plan {
     pub power_cuts: bool,
     /// One in so many sends of the producer is put off to the next call.
     pub put_off: u32,
+    /// One in so many restarts finds that a checkpoint was replaced by one that is whole, and wrong.
+    pub falsified: u32,
 }
 
 /// Who makes a call: a daemon, in one of its lives.
@@ -110,7 +112,7 @@ pub struct Counts {
     pub swaps: u64,
     pub rollbacks: u64,
     pub checkpoints: u64,
-    pub checkpoints_damaged: u64,
+    pub checkpoints_falsified: u64,
     pub faults: u64,
     pub events: u64,
 }
@@ -119,7 +121,7 @@ impl Counts {
     pub fn add(&mut self, other: &Counts) {
         macro_rules! sum { ($($f:ident)*) => { $(self.$f += other.$f;)* } }
         sum!(steps calls crashes crashes_in_recovery rebalances unknown unknown_committed fenced aborted commits
-             swaps rollbacks checkpoints checkpoints_damaged faults events);
+             swaps rollbacks checkpoints checkpoints_falsified faults events);
     }
 }
 
@@ -136,6 +138,8 @@ pub struct World {
     pub trace: bool,
     /// Other daemons acting inside a call, one inside the other.
     pub depth: usize,
+    /// Checkpoints that were replaced by wrong ones.
+    pub false_bytes: Vec<Vec<u8>>,
 }
 
 thread_local! {

@@ -10,7 +10,9 @@ use millstream::decode::{DecodeOptions, Decoder, Format};
 use millstream::encode::{EncodeOptions, Encoder};
 use millstream::engine::recover::load_checkpoint;
 use millstream::journal::JournalRecord;
+use millstream::kafka::client::NextOffset;
 use millstream::pipeline::Pipeline;
+use millstream::state::Data;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -223,10 +225,60 @@ fn checkpoints(lane: usize) -> Vec<(String, JournalRecord, Vec<u8>)> {
     let folders = world(|w| w.disks.iter().map(|disk| disk.folder(&lane_dir(lane))).collect::<Vec<_>>());
     let files = folders.into_iter().flatten().filter(|(name, _)| name.starts_with("checkpoint-"));
     files
+        .filter(|(_, bytes)| world(|w| !w.false_bytes.contains(bytes)))
         .map(|(name, bytes)| {
             let (mut pipeline, record) =
                 load_checkpoint(&bytes).unwrap_or_else(|fault| panic!("{name} is damaged: {fault}"));
             (name, record, state_bytes(&mut pipeline))
         })
         .collect()
+}
+
+/// The group's offsets never say more than the journal.
+pub fn not_ahead(offsets: &[NextOffset]) {
+    let lanes = world(|w| w.broker.group.lanes);
+    let tails: Vec<JournalRecord> = (0..lanes).filter_map(|lane| journal(lane).pop()).collect();
+    for NextOffset { topic, partition, offset } in offsets {
+        let input = format!("{topic}/{partition}");
+        let committed = tails.iter().filter_map(|tail| tail.positions.get(&input)).map(|p| p.offset).max().unwrap_or(0);
+        assert!(*offset <= committed, "the group's offset of {input} is {offset}, and only {committed} is committed");
+    }
+}
+
+/// Puts wrong numbers into the newest checkpoint of a daemon that is down, in a file that is whole: only the digest can
+/// tell. It must be able to: something scored since, and the journal reaching back to the beginning.
+pub fn falsify(setup: &Setup, daemon: usize) {
+    let wanted = world(|w| {
+        !setup.shared
+            && setup.config.checkpoint.keep_journal
+            && w.false_bytes.is_empty()
+            && w.chance.one_in(w.plan.falsified)
+    });
+    if !wanted {
+        return;
+    }
+    for lane in 0..setup.config.lanes as usize {
+        let newest = world(|w| w.disks[daemon].folder(&lane_dir(lane)));
+        let newest = newest.into_iter().filter(|(name, _)| name.starts_with("checkpoint-")).max();
+        let (Some((name, bytes)), Some(tail)) = (newest, journal(lane as u32).pop()) else { continue };
+        let Ok((_, record)) = load_checkpoint(&bytes) else { continue };
+        let scored = record.learned >= 8
+            && journal(lane as u32).iter().any(|r| r.learned >= record.learned + 5 && r.swap == record.swap);
+        if !scored || tail.number <= record.number {
+            continue;
+        }
+        let (manifest, mut state) = artifact::decode(&bytes).expect("a checkpoint");
+        for (tensor, values) in &mut state.tensors {
+            if let (true, Data::F64(values)) = (tensor.starts_with("model."), &mut values.data) {
+                values.iter_mut().for_each(|value| *value += 0.75);
+            }
+        }
+        let bytes = artifact::encode(&manifest, &state);
+        world(|w| {
+            w.counts.checkpoints_falsified += 1;
+            w.tell(|| format!("{name} of {} is falsified", super::name(daemon)));
+            w.disks[daemon].replace(&lane_dir(lane).join(&name), &bytes);
+            w.false_bytes.push(bytes);
+        });
+    }
 }

@@ -83,11 +83,22 @@ fn plan(chance: &mut Chance, daemons: usize) -> Plan {
     let mut seldom =
         |from: u32, to: u32| if chance.one_in(4) { 0 } else { from + (chance.next() % u64::from(to - from)) as u32 };
     let (lost_answer, failed_call, cut, broker_away) =
-        (seldom(3, 40), seldom(60, 800), seldom(30, 300), seldom(60, 400));
+        (seldom(2, 12), seldom(80, 800), seldom(60, 400), seldom(100, 600));
     let put_off = seldom(2, 12);
-    let interleave = if daemons > 1 { seldom(10, 80) } else { 0 };
-    let crash_calls = if chance.one_in(6) { 0 } else { *chance.pick(&[15, 60, 150, 400, 1_000]) };
-    Plan { crash_calls, lost_answer, failed_call, cut, broker_away, interleave, power_cuts: daemons == 1, put_off }
+    let seldom_one = seldom(2, 6);
+    let interleave = if daemons > 1 { seldom(4, 40) } else { 0 };
+    let crash_calls = if chance.one_in(6) { 0 } else { *chance.pick(&[20, 100, 200, 400, 1_000]) };
+    Plan {
+        crash_calls,
+        lost_answer,
+        failed_call,
+        cut,
+        broker_away,
+        interleave,
+        power_cuts: daemons == 1,
+        put_off,
+        falsified: seldom_one,
+    }
 }
 
 fn setup(chance: &mut Chance, clock: &Clock, daemons: usize) -> Setup {
@@ -127,7 +138,19 @@ fn make(seed: u64, trace: bool) -> (World, Rc<Setup>) {
     }
     let processes = (0..daemons).map(|_| Process::default()).collect();
     let (began, counts) = (clock.now(), Counts { events: broker.coming.len() as u64, ..Counts::default() });
-    let world = World { chance, clock, began, plan, broker, disks, processes, counts, trace, depth: 0 };
+    let world = World {
+        chance,
+        clock,
+        began,
+        plan,
+        broker,
+        disks,
+        processes,
+        counts,
+        trace,
+        depth: 0,
+        false_bytes: Vec::new(),
+    };
     (world, Rc::new(setup))
 }
 
@@ -150,20 +173,20 @@ pub fn seed(number: u64, trace: bool) -> Result<Counts, String> {
 
 /// The time in which things go wrong.
 fn trouble(setup: &Rc<Setup>) {
-    let (daemons, steps) = world(|w| (w.processes.len(), 60 + w.chance.below(260)));
+    let (daemons, steps) = world(|w| (w.processes.len(), 150 + w.chance.below(450)));
     for _ in 0..steps {
         let (daemon, what) = world(|w| {
             w.counts.steps += 1;
-            (w.chance.below(daemons), w.chance.below(40))
+            (w.chance.below(daemons), w.chance.below(60))
         });
         match what {
             0 => world(|w| {
-                let ms = *w.chance.pick(&[30u64, 200, 2_000, 12_000, 65_000]);
+                let ms = *w.chance.pick(&[30u64, 30, 200, 200, 2_000, 12_000, 65_000]);
                 w.tell(|| format!("{ms} ms pass"));
                 w.clock.advance(Duration::from_millis(ms));
             }),
-            1..=3 => drop(daemon::act(daemon, Daemon::order)),
-            4..=8 => world(World::background),
+            1..=5 => drop(daemon::act(daemon, Daemon::order)),
+            6..=8 => world(World::background),
             9 => world(|w| {
                 let World { broker, chance, .. } = w;
                 if chance.one_in(4) {
@@ -175,6 +198,7 @@ fn trouble(setup: &Rc<Setup>) {
             _ => step(daemon, setup),
         }
         outside(daemon);
+        world(World::group_step);
     }
 }
 
@@ -187,7 +211,10 @@ fn step(daemon: usize, setup: &Rc<Setup>) {
     });
     match alive {
         true => drop(daemon::act(daemon, Daemon::step)),
-        false if comes_back => daemon::start(daemon, setup, dies_in),
+        false if comes_back => {
+            oracle::falsify(setup, daemon);
+            daemon::start(daemon, setup, dies_in)
+        }
         false => world(|w| w.clock.advance(Duration::from_millis(100))),
     }
 }

@@ -32,22 +32,26 @@ pub fn oracle(path: &Path, lane: Option<u32>, journal: &[JournalRecord], first: 
     let names: Vec<Arc<str>> = vec![Arc::from(path.display().to_string())];
     let (block, mut cursor, mut outbox) = (library::block(Format::Json, &text), Cursor::default(), Outbox::default());
     let (mut batch, mut scores, mut previous) = (pipeline.batch(), pipeline.scores(0), None);
-    let mut swaps = journal.iter().flat_map(|record| &record.swaps).peekable();
     let (mut seq, mut learned) = (0, 0);
-    loop {
-        while let Some(entry) = swaps.next_if(|s| s.seq == seq) {
-            let comes = if entry.rollback { previous.take().expect("before") } else { load(&entry.artifact) };
-            previous = Some(std::mem::replace(&mut pipeline, comes));
-            scores = pipeline.scores(entry.swap);
+    for record in journal {
+        let mut swaps = record.swaps.iter().peekable();
+        loop {
+            while let Some(entry) = swaps.next_if(|s| s.seq == seq) {
+                let comes = if entry.rollback { previous.take().expect("before") } else { load(&entry.artifact) };
+                previous = Some(std::mem::replace(&mut pipeline, comes));
+                scores = pipeline.scores(entry.swap);
+            }
+            let until = swaps.peek().map_or(record.seq, |s| s.seq);
+            let room = (until - seq).min(97) as usize;
+            batch.clear();
+            if room == 0 || !decoder.fill(&block, &mut cursor, &mut batch, room) {
+                break;
+            }
+            learned += pipeline.run(&mut batch, &mut scores, !record.frozen, &mut ()).learned;
+            encoder.encode(&block, &batch, &scores, &names, seq, &mut outbox);
+            seq += batch.len() as u64;
         }
-        let room = swaps.peek().map_or(97, |s| (s.seq - seq).min(97)) as usize;
-        batch.clear();
-        if !decoder.fill(&block, &mut cursor, &mut batch, room) {
-            break;
-        }
-        learned += pipeline.run(&mut batch, &mut scores, true, &mut ()).learned;
-        encoder.encode(&block, &batch, &scores, &names, seq, &mut outbox);
-        seq += batch.len() as u64;
+        assert_eq!((record.seq, record.learned), (seq, learned), "record {}", record.number);
     }
     let mut dead = Vec::new();
     for letter in &outbox.dead {

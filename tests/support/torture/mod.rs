@@ -32,6 +32,8 @@ pub struct Report {
     pub orders: Orders,
     /// Events that went through.
     pub events: u64,
+    /// Checkpoints that were damaged.
+    pub damaged: u64,
     /// From a start to its first commit.
     pub restarts: Vec<Duration>,
 }
@@ -53,6 +55,15 @@ pub struct Arena {
     pub stream: Stream,
     pub specs: Vec<String>,
     pub files: Vec<PathBuf>,
+}
+
+/// Panics are how a round fails; they are told once, by whoever ran it.
+pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcome = work();
+    std::panic::set_hook(hook);
+    outcome
 }
 
 /// Runs a round.
@@ -180,6 +191,7 @@ pub struct Summary {
     pub swaps: u64,
     pub refused: u64,
     pub cut_off: u64,
+    pub damaged: u64,
     pub events: u64,
     pub restarts: Vec<Duration>,
     pub failures: Vec<String>,
@@ -201,6 +213,7 @@ impl Summary {
         self.refused += report.orders.refused;
         self.cut_off += report.orders.cut_off;
         self.events += report.events;
+        self.damaged += report.damaged;
         self.restarts.extend(&report.restarts);
     }
 
@@ -222,6 +235,7 @@ impl Summary {
         row("  inside a recovery", self.in_recovery.to_string());
         row("  deepest recovery", self.deepest.to_string());
         row("  step not reached in time", self.missed.to_string());
+        row("checkpoints damaged", self.damaged.to_string());
         row("rounds", self.rounds.to_string());
         row("events", self.events.to_string());
         row("swaps in force (by lane)", self.swaps.to_string());

@@ -44,6 +44,8 @@ pub struct Life {
     pub at: At,
     /// `--set …`: what may differ from life to life without a trace in the output.
     pub tuning: Vec<String>,
+    /// After the death the newest checkpoint of this lane is damaged, in the way of this number.
+    pub damage: Option<(u32, u64)>,
 }
 
 /// A round.
@@ -67,6 +69,8 @@ pub struct Plan {
     pub first_spec: usize,
     /// The lives that end too early, in order.
     pub lives: Vec<Life>,
+    /// Checkpoints are damaged between two lives: an older one must do.
+    pub damages: bool,
     /// A mistake that the daemon is to make.
     pub plant: Option<String>,
 }
@@ -78,6 +82,8 @@ impl Plan {
         let road = if round % 3 == 1 { Road::Files } else { Road::Kafka };
         let forced = random.below(4) == 0;
         let mut plan = Plan::empty(seed, round, road, forced, &mut random);
+        // Behind a journal that is cut, the last checkpoint that is left may be the one that is damaged.
+        plan.damages = !plan.trims && random.below(3) == 0;
         // Every step gets its turn: half of the deaths go through the pack, round after round.
         let steps = plan.reachable();
         let mut pack = steps.clone();
@@ -138,6 +144,7 @@ impl Plan {
             trims: forced && random.below(2) == 0,
             first_spec: random.below(4) as usize,
             lives: Vec::new(),
+            damages: false,
             plant: None,
         }
     }
@@ -153,7 +160,12 @@ impl Plan {
         let uncommitted =
             |at: At| if at == At::Step("file.cut", 1) { vec![At::Step("file.fsync", 2), at] } else { vec![at] };
         let deaths: Vec<At> = deaths.into_iter().flat_map(uncommitted).collect();
-        self.lives = deaths.into_iter().map(|at| Life { at, tuning: tuning(random) }).collect();
+        let (lanes, damages, forced) = (u64::from(self.lanes), self.damages, self.forced);
+        let damage = |random: &mut Random| {
+            (damages && random.below(4) == 0).then(|| (random.below(lanes) as u32, random.next()))
+        };
+        let mut life = |at| Life { at, tuning: tuning(at, random, forced), damage: damage(random) };
+        self.lives = deaths.into_iter().map(&mut life).collect();
     }
 
     /// The steps that a daemon on this round's road comes by.
@@ -221,9 +233,12 @@ fn few(step: &str, random: &mut Random) -> u64 {
 }
 
 /// What the law of state says has no part in the output.
-fn tuning(random: &mut Random) -> Vec<String> {
+fn tuning(at: At, random: &mut Random, forced: bool) -> Vec<String> {
     let commit_ms = [1, 5, 20, 50, 100][random.below(5) as usize];
-    let checkpoint_ms = [20, 60, 150, 400][random.below(4) as usize];
+    // The last: none before the death, and all that this life did is replayed.
+    let with_checkpoints = matches!(at, At::Step(step, _)
+        if step.starts_with("store.") || step.starts_with("checkpoint.") || step == "journal.trim");
+    let checkpoint_ms = [20, 60, 150, 400, 60_000][random.below(if with_checkpoints { 3 } else { 5 }) as usize];
     let batch_events = [1, 7, 64, 256, 1_024][random.below(5) as usize];
     let keys = [
         format!("delivery.commit_interval_ms={commit_ms}"),
@@ -231,6 +246,8 @@ fn tuning(random: &mut Random) -> Vec<String> {
         format!("checkpoint.keep={}", 1 + random.below(3)),
         format!("engine.batch_events_max={batch_events}"),
         format!("engine.threads={}", 1 + random.below(8)),
+        // What a frozen model did is in the journal as well; an undisturbed daemon would not know of it.
+        format!("learn.enabled={}", forced || random.below(8) != 0),
     ];
     keys.into_iter().flat_map(|key| ["--set".to_string(), key]).collect()
 }

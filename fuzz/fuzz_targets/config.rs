@@ -1,0 +1,4 @@
+//! Configs.
+#![no_main]
+
+millstream_fuzz::target!(config);

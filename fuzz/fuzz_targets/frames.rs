@@ -1,0 +1,4 @@
+//! Where events end in a stream of bytes.
+#![no_main]
+
+millstream_fuzz::target!(frames);

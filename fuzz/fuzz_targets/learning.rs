@@ -1,0 +1,4 @@
+//! Rows that models learn from.
+#![no_main]
+
+millstream_fuzz::target!(learning);

@@ -1,0 +1,4 @@
+//! Specs of pipelines.
+#![no_main]
+
+millstream_fuzz::target!(spec);

@@ -1,0 +1,4 @@
+//! Tensors of a saved state.
+#![no_main]
+
+millstream_fuzz::target!(state);

@@ -52,6 +52,17 @@ struct Read {
     headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
+/// Waits until no transaction is open in a partition: a commit is for good before its readers see it.
+fn settled(broker: &Broker, topic: &str, partition: i32) {
+    let mut cluster = Cluster::new(settings(broker)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut end = |committed| cluster.watermarks(topic, partition, committed, deadline).unwrap().1;
+    while end(true) < end(false) {
+        assert!(Instant::now() < deadline, "{topic}/{partition}: a transaction stays open");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Everything of a partition from an offset on, until its end.
 fn read_from(broker: &Broker, topic: &str, partition: i32, offset: i64, committed: bool) -> Vec<Read> {
     let how = FetchSettings { committed, wait: Duration::from_millis(10), tells_end: true, ..FetchSettings::default() };
@@ -194,6 +205,7 @@ fn commits_aborts_and_fences(broker: &Broker) {
     let deadline = Instant::now() + Duration::from_secs(20);
     let committed = cluster.committed("direct-group", "direct-txn", &[0, 1], deadline).unwrap();
     assert_eq!(committed, [Some(19), Some(119)]);
+    (0..2).for_each(|partition| settled(broker, "direct-txn", partition));
     let seen = broker.consume_all("direct-txn", true);
     let first: Vec<Vec<u8>> = seen.iter().filter(|m| m.partition == 0).map(|m| m.value.clone()).collect();
     assert_eq!(first, expected);
@@ -215,6 +227,7 @@ fn commits_aborts_and_fences(broker: &Broker) {
     assert!(producer.is_fenced());
     second.send("direct-txn", 0, &entry(None, b"second")).unwrap();
     second.commit(&[], &outside).unwrap();
+    settled(broker, "direct-txn", 0);
     let after: Vec<Vec<u8>> = read_from(broker, "direct-txn", 0, 0, true).into_iter().filter_map(|m| m.value).collect();
     assert_eq!(after[expected.len()..], [b"behind".to_vec(), b"second".to_vec()]);
 }
@@ -241,6 +254,7 @@ fn offsets_of_a_generation_that_is_over_are_refused_and_nothing_is_visible() {
     assert!(matches!(broken, Broken::Aborted(_)), "{broken}");
     producer.send("direct-stale", 0, &entry(None, b"next")).unwrap();
     producer.commit(&[], &stale).unwrap();
+    settled(broker, "direct-stale", 0);
     let read: Vec<_> = read_from(broker, "direct-stale", 0, 0, true).into_iter().filter_map(|m| m.value).collect();
     assert_eq!(read, [b"next"]);
 }
@@ -328,6 +342,7 @@ fn batches_as_large_as_a_topic_allows_go_through() {
     }
     producer.send("direct-large", 0, &entry(None, &vec![b'y'; 990_000])).unwrap();
     producer.commit(&[], &Membership::outside("g")).unwrap();
+    settled(broker, "direct-large", 0);
     let read = read_from(broker, "direct-large", 0, 0, true);
     assert_eq!(read.len(), 60_001);
     let in_order =

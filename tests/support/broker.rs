@@ -3,6 +3,7 @@
 //! The jars come through Maven (tests/kafka/pom.xml), once, into `target/kafka-lib` or
 //! `$MILLSTREAM_KAFKA_LIB`. The broker dies with the test process, however that ends: the kernel is told to.
 
+use millstream::kafka::ClientKind;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -39,19 +40,22 @@ impl Stored {
     }
 }
 
-/// The client that tests are run with: `MILLSTREAM_TEST_CLIENT=direct`, or librdkafka.
-pub fn client() -> millstream::kafka::ClientKind {
+/// The client that tests are run with: `MILLSTREAM_TEST_CLIENT=direct` or `librdkafka`; the daemon's own choice where
+/// that says nothing.
+pub fn client() -> ClientKind {
     match std::env::var("MILLSTREAM_TEST_CLIENT").as_deref() {
-        Ok("direct") => millstream::kafka::ClientKind::Direct,
-        _ => millstream::kafka::ClientKind::Library,
+        Ok("direct") => ClientKind::Direct,
+        Ok("librdkafka") => ClientKind::Library,
+        Ok(other) => panic!("MILLSTREAM_TEST_CLIENT={other}: direct or librdkafka"),
+        Err(_) => ClientKind::default(),
     }
 }
 
 /// The line of a config that names that client.
 pub fn client_line() -> &'static str {
     match client() {
-        millstream::kafka::ClientKind::Direct => "source.client = \"direct\"\n",
-        millstream::kafka::ClientKind::Library => "",
+        ClientKind::Direct => "source.client = \"direct\"\n",
+        ClientKind::Library => "source.client = \"librdkafka\"\n",
     }
 }
 

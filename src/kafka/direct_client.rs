@@ -475,7 +475,11 @@ impl Producer for DirectProducer {
             }
         }
         let done = producer.commit(&topics, &group.membership);
+        let is_broken = producer.is_broken();
         state.open = false;
+        if done.is_ok() && is_broken {
+            self.give_up(state, "an end of a transaction was not answered");
+        }
         done.map_err(|broken| self.judge(state, broken))
     }
 

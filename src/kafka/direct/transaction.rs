@@ -11,13 +11,16 @@
 //! ```
 //!
 //! A commit has three ends beside the good one. `Aborted`: nothing is visible, ever. `Fenced`: another producer has
-//! the transactional id. `Unknown`: the broker was asked to commit and didn't answer; it is not asked again, for the
-//! first request may still be on its way. The producer then has to be opened anew, which settles it.
+//! the transactional id. `Unknown`: the broker was asked to commit and didn't answer in all the time there was; the
+//! producer then has to be opened anew, which settles it.
+//!
+//! A coordinator that doesn't answer is asked again. The first request may still be on its way then, and would end
+//! the next transaction half way: so before that begins, the producer takes a new epoch, which turns it away.
 
 use super::calls::CoordinatorOf;
 use super::error::{Error, Resource, Result, code};
 use super::producer::Producer;
-use super::txn_calls::{AddOffsets, AddPartitions, EndTxn, Membership, TopicOffsets, TxnOffsets};
+use super::txn_calls::{AddOffsets, AddPartitions, EndTxn, Identity, Membership, TopicOffsets, TxnOffsets};
 use crate::faults;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -195,35 +198,43 @@ impl Producer {
     fn end(&mut self, commit: bool) -> Result<(), End> {
         let name = self.transactional().map_err(End::Refused)?;
         let deadline = Instant::now() + self.settings.delivery_timeout;
-        let mut asked = false;
+        // Asked, and who knows what became of it; and: the request itself may still be on its way.
+        let (mut asked, mut at_large) = (false, false);
         loop {
             let call = EndTxn { transactional: &name, identity: self.identity, commit, joins: self.joins };
             match self.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call) {
                 Ok(identity) => {
-                    match identity {
-                        Some(identity) => {
-                            self.identity = identity;
-                            self.start_over();
-                        }
-                        None => self.unannounce(),
+                    self.ended(identity);
+                    if at_large && let Err(error) = self.identify() {
+                        self.broken = Some(format!("no new epoch after an end that was not answered: {error}"));
                     }
-                    self.touched = false;
                     return Ok(());
                 }
-                // Asked and not answered: it must not be asked again, the first may still be on its way.
-                Err(error) if error.breaks_connection() && was_sent(&error) => {
-                    return Err(End::Unknown(error.to_string()));
-                }
-                Err(error) if error.may_pass() && Instant::now() < deadline => {
+                Err(error) if (error.may_pass() || error.breaks_connection()) && Instant::now() < deadline => {
                     // These two say that the coordinator may have begun with it before it stepped back.
                     let stepped_back = [code::COORDINATOR_NOT_AVAILABLE, code::REQUEST_TIMED_OUT];
                     asked |= error.code().is_some_and(|code| stepped_back.contains(&code));
+                    at_large |= error.breaks_connection() && was_sent(&error);
                     std::thread::sleep(RETRY_INTERVAL);
                 }
-                Err(error) if asked || error.may_pass() => return Err(End::Unknown(error.to_string())),
+                Err(error) if asked || at_large || error.may_pass() || error.breaks_connection() => {
+                    return Err(End::Unknown(error.to_string()));
+                }
                 Err(error) => return Err(End::Refused(error)),
             }
         }
+    }
+
+    /// A new transaction may begin.
+    fn ended(&mut self, identity: Option<Identity>) {
+        match identity {
+            Some(identity) => {
+                self.identity = identity;
+                self.start_over();
+            }
+            None => self.unannounce(),
+        }
+        self.touched = false;
     }
 }
 

@@ -217,6 +217,11 @@ impl Producer {
                     at_large |= error.breaks_connection() && was_sent(&error);
                     std::thread::sleep(RETRY_INTERVAL);
                 }
+                // Whatever became of it, the one who took over has it settled.
+                Err(error) if error.code() == Some(code::PRODUCER_FENCED) => {
+                    self.fenced = true;
+                    return Err(End::Refused(error));
+                }
                 Err(error) if asked || at_large || error.may_pass() || error.breaks_connection() => {
                     return Err(End::Unknown(error.to_string()));
                 }

@@ -269,7 +269,7 @@ pub fn stranger(config: &Config, lane: u32, lineage: &str) -> Result<Option<Jour
 /// As [`open`]; Misuse for a source that can't be read again.
 pub fn open_past(config: &Config, lane: u32, lineage: &str, dir: &Path) -> Result<(Box<dyn Past>, Vec<JournalRecord>)> {
     if let Some(options) = kafka_options(config, lane, lineage) {
-        let client = kafka::library();
+        let client = kafka::client_of(&options);
         let records = crate::journal::kafka::records(client.as_ref(), &options)?;
         return Ok((Box::new(KafkaPast::new(client, &options)), records));
     }

@@ -46,9 +46,10 @@ simulate:
 	MILLSTREAM_SIM_SEEDS=$(or $(SEEDS),100000) MILLSTREAM_SIM_FROM=$(or $(FROM),0) $(if $(SEED),MILLSTREAM_SIM_SEED=$(SEED)) \
 	$(CARGO) test --release --locked --test simulation seeds -- --nocapture
 
-## make bench         the benchmarks; NAMES="socket-json latency" picks, BENCH="--smoke" is quick
+## make bench         the benchmarks; NAMES="socket-json latency" picks, BENCH="--smoke" is quick; a full run is kept, with
+##                    its page, in bench/runs
 bench: build
-	target/release/millstream-bench $(NAMES) $(BENCH)
+	target/release/millstream-bench $(NAMES) $(BENCH) $(if $(findstring --smoke,$(BENCH)),,--keep)
 
 ## make bench-peers   sets up Vowpal Wabbit and River in .cache/peers, for the benchmarks to stand beside
 bench-peers:

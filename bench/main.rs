@@ -4,6 +4,7 @@
 //! workload gets a new name. Only this file ends the process.
 
 mod broker;
+mod crayfish;
 mod daemon;
 mod events;
 mod file;
@@ -18,6 +19,7 @@ mod learn;
 mod machine;
 mod page;
 mod peer_vw;
+mod peers;
 mod plot;
 mod recovery;
 mod report;
@@ -69,7 +71,7 @@ struct Workload {
 }
 
 /// All of them, in the order in which `all` runs them.
-const WORKLOADS: [Workload; 9] = [
+const WORKLOADS: [Workload; 10] = [
     Workload {
         name: "formats",
         what: "bytes to rows: JSON, CSV, binary; ns a row beside serde_json and sonic-rs",
@@ -117,6 +119,12 @@ const WORKLOADS: [Workload; 9] = [
         what: "the price of checkpoints; kill -9, the way back, nothing lost or twice",
         takes: ["5 s", "2 min"],
         run: recovery::run,
+    },
+    Workload {
+        name: "crayfish",
+        what: "784 pixels through a frozen network, over TCP; events/s beside onnxruntime",
+        takes: ["5 s", "1 min"],
+        run: crayfish::run,
     },
     Workload {
         name: "footprint",

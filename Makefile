@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export PREFIX DESTDIR
 
-.PHONY: all build demo test torture planted simulate bench bench-peers datasets install uninstall docs lint fuzz profile clean help
+.PHONY: all build demo test torture planted simulate bench bench-peers instructions datasets install uninstall docs lint fuzz profile clean help
 
 all: build
 
@@ -54,6 +54,12 @@ bench: build
 ## make bench-peers   sets up Vowpal Wabbit and River in .cache/peers, for the benchmarks to stand beside
 bench-peers:
 	@scripts/setup peers
+
+## make instructions  instructions of the kernels and of the road, held to within 2 % of bench/baseline; UPDATE=1: a new one
+instructions:
+	@scripts/setup instructions
+	$(CARGO) build --release --locked
+	target/release/millstream-bench instructions $(if $(UPDATE),--update)
 
 ## make datasets      generated streams as files, in datasets/generated
 datasets: build

@@ -88,6 +88,19 @@ pub fn run(run: &Run, report: &mut Report) -> Outcome {
     Ok(())
 }
 
+/// Scoring `count` decoded images, as something that can be called again and again.
+pub fn work(count: usize) -> Result<Box<dyn FnMut()>, String> {
+    let artifact = network()?;
+    let mut pipeline = Pipeline::from_bytes(&artifact).map_err(|f| f.to_string())?;
+    let mut batches = batches(&pipeline, Format::Binary, &as_frames(&pixels(count)))?;
+    let mut scores = pipeline.scores(0);
+    Ok(Box::new(move || {
+        for batch in &mut batches {
+            pipeline.run(batch, &mut scores, false, &mut ());
+        }
+    }))
+}
+
 /// The network as an artifact that knows its ten classes; its weights are the first ones, since no learning unit
 /// is full after ten events.
 fn network() -> Result<Vec<u8>, String> {

@@ -11,6 +11,7 @@ mod file;
 mod floor;
 mod footprint;
 mod formats;
+mod instructions;
 mod kafka;
 mod kafka_latency;
 mod kafka_loop;
@@ -23,6 +24,7 @@ mod peers;
 mod plot;
 mod recovery;
 mod report;
+mod road;
 mod socket_json;
 mod stats;
 mod traffic;
@@ -39,7 +41,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, Parser)]
 #[command(name = "millstream-bench", version)]
 struct Args {
-    /// What to measure; none, or `all`: everything. See --list. `report FILE…`: pages of kept runs.
+    /// What to measure; none, or `all`: everything. See --list. `report FILE…`: pages of kept runs; `instructions`: counts.
     names: Vec<String>,
     /// A few seconds each: shows that nothing is broken, says little about speed.
     #[arg(long)]
@@ -59,6 +61,12 @@ struct Args {
     /// The no-op peer of the Kafka workloads, as a process of its own.
     #[arg(long, value_name = "PLAN", hide = true)]
     kafka_loop: Option<String>,
+    /// With `instructions`: take the counts as the new baseline.
+    #[arg(long)]
+    update: bool,
+    /// What valgrind counts the instructions of.
+    #[arg(long, value_name = "NAME", hide = true)]
+    counted: Option<String>,
 }
 
 /// One measurement: its permanent name, what it is, and how it is made.
@@ -144,20 +152,19 @@ fn main() -> ExitCode {
         }
     };
     if let Some(plan) = &args.kafka_loop {
-        return match kafka_loop::run(plan) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(message) => {
-                eprintln!("millstream-bench: --kafka-loop: {message}");
-                ExitCode::from(1)
-            }
-        };
+        return ended("--kafka-loop", kafka_loop::run(plan).map(|()| true));
+    }
+    if let Some(name) = &args.counted {
+        return ended("--counted", instructions::counted(name).map(|()| true));
     }
     if args.list {
         list();
         return ExitCode::SUCCESS;
     }
-    if args.names.first().is_some_and(|n| n == "report") {
-        return pages(&args.names[1..]);
+    match args.names.first().map(String::as_str) {
+        Some("report") => return pages(&args.names[1..]),
+        Some("instructions") => return ended("instructions", instructions::run(args.update)),
+        _ => {}
     }
     let all = args.names.is_empty() || args.names.iter().any(|n| n == "all");
     if let Some(unknown) = args.names.iter().find(|n| *n != "all" && !WORKLOADS.iter().any(|w| w.name == *n)) {
@@ -167,11 +174,22 @@ fn main() -> ExitCode {
     let chosen = WORKLOADS.iter().filter(|w| all || args.names.iter().any(|n| n == w.name));
     let run = Run { smoke: args.smoke, seconds: args.seconds.unwrap_or(if args.smoke { 1 } else { 4 }) as f64 };
     match measure(&chosen.collect::<Vec<_>>(), &run, &args) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
+        Ok(sound) => ended("", Ok(sound)),
         Err(message) => {
             eprintln!("millstream-bench: {message}");
             ExitCode::from(4)
+        }
+    }
+}
+
+/// The exit code of what ended well, not well, or not at all.
+fn ended(what: &str, outcome: Result<bool, String>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(message) => {
+            eprintln!("millstream-bench: {what}: {message}");
+            ExitCode::from(1)
         }
     }
 }
@@ -181,6 +199,10 @@ fn list() {
     for w in &WORKLOADS {
         println!("{:<15}{:>8}{:>8}  {}", w.name, w.takes[0], w.takes[1], w.what);
     }
+    println!(
+        "{:<15}{:>8}{:>8}  instructions a row, by valgrind, beside the baseline; --update: a new one",
+        "instructions", "", "30 s"
+    );
     println!("{:<15}{:>8}{:>8}  FILE…: the page of a run that --keep or --json wrote, beside it", "report", "", "");
 }
 

@@ -61,6 +61,11 @@ instructions:
 	$(CARGO) build --release --locked
 	target/release/millstream-bench instructions $(if $(UPDATE),--update)
 
+## make profile       NAME=socket-json: a flame graph of a benchmark, target/profile/NAME.svg
+profile: build
+	@scripts/setup profile
+	scripts/profile "$(NAME)" $(SECONDS)
+
 ## make datasets      generated streams as files, in datasets/generated
 datasets: build
 	target/release/millstream generate datasets --out datasets/generated

@@ -87,6 +87,7 @@ docs:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked --features faults --test torture --test planted -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
 
 ## make fuzz          TARGET=json_rows SECONDS=600: a fuzzer of fuzz/README.md, guided by coverage (nightly toolchain)

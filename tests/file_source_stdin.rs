@@ -3,7 +3,7 @@
 
 use millstream::batch::{Block, RecordKind};
 use millstream::source::file::{FileOptions, FileSource};
-use millstream::source::{Framing, Polled, Position, ReadOptions, Source};
+use millstream::source::{Framing, Past, Polled, Position, ReadOptions, Source};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;

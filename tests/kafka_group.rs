@@ -212,6 +212,12 @@ fn lanes_move_between_daemons_with_their_models_and_swaps() {
 
     c.start();
     eprintln!("the third has joined after {:?}", shared(&[&a, &b, &c], &[1, 1, 1]));
+    // Whoever doubts the past reads it meanwhile, and nothing moves by it.
+    let stand = || [&a, &b, &c].map(|member| (member.runs(), moves(member)));
+    let before = stand();
+    replay_is_equal(&Member::new(&stream, "doubter", &store, &[]).scene);
+    assert_eq!(stand(), before, "a replay claims no lane");
+
     // An order reaches the lanes that are here, and says where it did not.
     let moved = lane_of(&c);
     c.scene.write("other.toml", other_spec());

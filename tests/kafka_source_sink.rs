@@ -10,7 +10,7 @@ use millstream::journal::{Journal, JournalRecord, Run};
 use millstream::kafka::{self, KafkaLane, KafkaOptions, Start};
 use millstream::sink::{InputNames, Sink};
 use millstream::source::kafka::KafkaSource;
-use millstream::source::{Framing, Polled, Position, ReadOptions, Source};
+use millstream::source::{Framing, Past, Polled, Position, ReadOptions, Source};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use support::broker::Broker;

@@ -7,7 +7,7 @@ use millstream::batch::{Block, OutRecord, Outbox, Span};
 use millstream::journal::{Journal, JournalRecord};
 use millstream::kafka::{self, KafkaOptions, Start};
 use millstream::sink::{InputNames, Sink};
-use millstream::source::{Framing, Polled, Position, ReadOptions, Source};
+use millstream::source::{Framing, Past, Polled, Position, ReadOptions, Source};
 use std::time::{Duration, Instant};
 use support::broker::Broker;
 

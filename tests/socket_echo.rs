@@ -3,7 +3,7 @@
 
 use millstream::batch::{Block, OutRecord, Outbox, RecordKind, Span};
 use millstream::source::socket::{Listen, SocketCounts, SocketOptions, SocketSource, open};
-use millstream::source::{Framing, Polled, Position, ReadOptions, Source};
+use millstream::source::{Framing, Past, Polled, Position, ReadOptions, Source};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;

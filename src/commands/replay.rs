@@ -18,7 +18,7 @@ use crate::error::{Class, Fault, Result};
 use crate::journal::JournalRecord;
 use crate::metrics::LaneMetrics;
 use crate::pipeline::Pipeline;
-use crate::source::Source;
+use crate::source::Past;
 use compare::Comparison;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -58,8 +58,8 @@ pub fn replay(config: &Config, args: &ReplayArgs) -> Result<()> {
 }
 
 /// A lane's past, opened.
-struct Past {
-    source: Box<dyn Source>,
+struct LanePast {
+    source: Box<dyn Past>,
     records: Vec<JournalRecord>,
     core: LaneCore,
 }
@@ -103,7 +103,7 @@ fn replay_lane(config: &Config, home: &Home, lane: u32, args: &ReplayArgs) -> Re
 }
 
 /// Replays the records; the first one that differs, and how.
-fn run(past: &mut Past, archive: &Archive<'_>, watch: &mut dyn Watch) -> Result<Option<(Value, Fault)>> {
+fn run(past: &mut LanePast, archive: &Archive<'_>, watch: &mut dyn Watch) -> Result<Option<(Value, Fault)>> {
     let mut bar = super::events::bar(past.records.len() as u64, "replaying");
     for record in &past.records {
         let from = past.core.seq();
@@ -122,9 +122,8 @@ fn run(past: &mut Past, archive: &Archive<'_>, watch: &mut dyn Watch) -> Result<
 
 /// Opens a lane's source and journal, and stands at the newest usable checkpoint at or before `--from`, or at the
 /// oldest within reach. `None` where the lane has taken nothing.
-fn open(config: &Config, home: &Home, lane: u32, args: &ReplayArgs, archive: &Archive<'_>) -> Result<Option<Past>> {
-    let (source, mut journal) = wire::open_past(config, lane, archive.lineage, &home.lane_dir(lane))?;
-    let mut records = journal.read(0)?;
+fn open(config: &Config, home: &Home, lane: u32, args: &ReplayArgs, archive: &Archive<'_>) -> Result<Option<LanePast>> {
+    let (source, mut records) = wire::open_past(config, lane, archive.lineage, &home.lane_dir(lane))?;
     let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(None) };
     let (first, end) = (first.number, last.seq);
     for (name, seq) in [("--from", args.from.map(|from| from + 1)), ("--to", args.to)] {
@@ -147,7 +146,7 @@ fn open(config: &Config, home: &Home, lane: u32, args: &ReplayArgs, archive: &Ar
                     let commits = records.iter().position(|r| r.seq >= to).map_or(records.len(), |i| i + 1);
                     records.truncate(commits);
                 }
-                return Ok(Some(Past { source, records, core }));
+                return Ok(Some(LanePast { source, records, core }));
             }
             Err(fault) if fault.class == Class::Corruption => {
                 eprintln!("millstream: lane {lane}: trying another checkpoint: {fault}");

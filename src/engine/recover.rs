@@ -11,7 +11,7 @@ use crate::error::{Class, Fault, Result};
 use crate::faults;
 use crate::journal::{Journal, JournalRecord, SwapEntry};
 use crate::pipeline::{Manifest, Pipeline};
-use crate::source::{Polled, Position, Source};
+use crate::source::{Past, Polled, Position, Source};
 use std::sync::Arc;
 
 /// Where a lane's past is kept.
@@ -247,7 +247,7 @@ fn check_own_record(core: &LaneCore, record: &JournalRecord) -> Result<()> {
 pub fn replay_record(
     core: &mut LaneCore,
     record: &JournalRecord,
-    source: &mut dyn Source,
+    source: &mut dyn Past,
     archive: &Archive<'_>,
     watch: &mut dyn Watch,
 ) -> Result<()> {
@@ -336,7 +336,7 @@ fn apply_due(
 }
 
 /// Makes sure that the core knows the names of the inputs in a block.
-pub fn name_inputs(core: &mut LaneCore, source: &dyn Source, block: &Block) {
+pub fn name_inputs(core: &mut LaneCore, source: &dyn Past, block: &Block) {
     for record in &block.records {
         for number in core.names.len()..=record.input as usize {
             Arc::make_mut(&mut core.names).push(Arc::from(source.input_name(number as u32)));

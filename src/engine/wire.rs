@@ -21,12 +21,13 @@ use crate::sink::none::NoSink;
 use crate::sink::{InputNames, OutputLength, Sink};
 use crate::source::file::{FileOptions, FileSource};
 use crate::source::generator::{Drift, GeneratorOptions, Kind};
+use crate::source::kafka_past::KafkaPast;
 use crate::source::rate::{RateOptions, RateSource};
 use crate::source::socket::SocketSource;
-use crate::source::{Framing, ReadOptions, Source};
+use crate::source::{Framing, Past, ReadOptions, Source};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// About how many bytes a source reads at once.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -261,17 +262,21 @@ pub fn stranger(config: &Config, lane: u32, lineage: &str) -> Result<Option<Jour
     }
 }
 
-/// Opens a lane's past: its source, to be read again, and its journal. Nothing is written to the outputs.
+/// Opens a lane's past: its inputs, to be read again, and its journal's records. Nothing is written, and no lane
+/// claimed: it may be read while a daemon of the group runs the lane.
 ///
 /// # Errors
 /// As [`open`]; Misuse for a source that can't be read again.
-pub fn open_past(config: &Config, lane: u32, lineage: &str, dir: &Path) -> Result<(Box<dyn Source>, Box<dyn Journal>)> {
-    let until = Instant::now() + kafka::ASSIGNMENT_TIMEOUT;
-    let ends = open(config, lane, lineage, dir, None, &mut |_, _| Instant::now() < until)?;
-    let ends = ends.ok_or_else(|| kafka::not_handed_over(lane))?;
-    match ends.source {
-        SourceEnd::Reads(source) => Ok((source, ends.journal)),
-        SourceEnd::Answers(_) => Err(Fault::misuse("the source can't be read again")),
+pub fn open_past(config: &Config, lane: u32, lineage: &str, dir: &Path) -> Result<(Box<dyn Past>, Vec<JournalRecord>)> {
+    if let Some(options) = kafka_options(config, lane, lineage) {
+        let client = kafka::library();
+        let records = crate::journal::kafka::records(client.as_ref(), &options)?;
+        return Ok((Box::new(KafkaPast::new(client, &options)), records));
+    }
+    let ends = open(config, lane, lineage, dir, None, &mut |_, _| false)?;
+    match ends.map(|ends| (ends.source, ends.journal)) {
+        Some((SourceEnd::Reads(source), mut journal)) => Ok((source, journal.read(0)?)),
+        _ => Err(Fault::misuse("the source can't be read again")),
     }
 }
 

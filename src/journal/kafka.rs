@@ -56,6 +56,14 @@ pub fn stranger(client: &dyn Client, options: &KafkaOptions) -> Result<Option<Jo
     records.stranger()
 }
 
+/// All that a lane's journal holds of its lineage, read by anyone. The topic must be there.
+///
+/// # Errors
+/// As for [`stranger`]; Environment, where no broker answers.
+pub fn records(client: &dyn Client, options: &KafkaOptions) -> Result<Vec<JournalRecord>> {
+    Records::new(client, options)?.all(0)
+}
+
 impl Records {
     fn new(client: &dyn Client, options: &KafkaOptions) -> Result<Records> {
         let (reader, clock) = (client.reader(options, Reading::Journal)?, client.clock());
@@ -108,6 +116,19 @@ impl Records {
                 Met::Nothing | Met::Full => {}
             }
         }
+    }
+
+    /// Every record of a number from `from` on.
+    fn all(&mut self, from: u64) -> Result<Vec<JournalRecord>> {
+        let (low, _) = self.watermarks()?;
+        let mut records = Vec::new();
+        self.scan(low, |_, record| {
+            if record.number >= from {
+                records.push(record);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(records)
     }
 
     fn last_record(&mut self) -> Result<Option<JournalRecord>> {
@@ -243,15 +264,7 @@ impl Journal for KafkaJournal {
         if self.last.is_some() {
             self.tail()?;
         }
-        let (low, _) = self.records.watermarks()?;
-        let mut records = Vec::new();
-        self.records.scan(low, |_, record| {
-            if record.number >= from {
-                records.push(record);
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(records)
+        self.records.all(from)
     }
 
     fn stranger(&mut self) -> Result<Option<JournalRecord>> {

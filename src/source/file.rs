@@ -7,7 +7,7 @@
 
 mod reader;
 
-use super::{Polled, Position, ReadOptions, Source};
+use super::{Past, Polled, Position, ReadOptions, Source};
 use crate::batch::Block;
 use crate::error::{Fault, Result};
 use reader::{Opening, Reader};
@@ -222,6 +222,37 @@ fn matches(pattern: &str, follow: bool) -> Result<Vec<String>> {
     Ok(paths)
 }
 
+impl Past for FileSource {
+    fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled> {
+        if input == "-" {
+            return Err(Fault::misuse("standard input cannot be read again"));
+        }
+        if from.offset >= end_offset {
+            return Ok(Polled::End);
+        }
+        let goes_on = matches!(&self.replay, Some((r, at)) if r.name == input && at.offset == from.offset);
+        let (mut reader, _) = match self.replay.take().filter(|_| goes_on) {
+            Some(replay) => replay,
+            None => (self.open_past(input, from)?, from),
+        };
+        reader.repeat_header();
+        let left = end_offset - from.offset;
+        let polled = reader.fill(block, self.options.read.block_bytes, left, true, Duration::ZERO)?;
+        let at = reader.position();
+        if polled == Polled::Filled {
+            self.replay = Some((reader, at));
+            return Ok(Polled::Filled);
+        }
+        let row = at.offset;
+        let fault = Fault::environment(format!("{input}: ends at row {row}, but it was read up to row {end_offset}"));
+        Err(fault.hint("the file was cut short: restore it, or start over with --new-lineage"))
+    }
+
+    fn input_name(&self, input: u32) -> &str {
+        self.names.get(input as usize).map_or("", String::as_str)
+    }
+}
+
 impl Source for FileSource {
     fn start(&mut self, positions: &[(String, Position)]) -> Result<()> {
         self.positions = positions.iter().cloned().collect();
@@ -261,35 +292,6 @@ impl Source for FileSource {
             }
             std::thread::sleep(LOOK_EVERY.min(until - now));
         }
-    }
-
-    fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled> {
-        if input == "-" {
-            return Err(Fault::misuse("standard input cannot be read again"));
-        }
-        if from.offset >= end_offset {
-            return Ok(Polled::End);
-        }
-        let goes_on = matches!(&self.replay, Some((r, at)) if r.name == input && at.offset == from.offset);
-        let (mut reader, _) = match self.replay.take().filter(|_| goes_on) {
-            Some(replay) => replay,
-            None => (self.open_past(input, from)?, from),
-        };
-        reader.repeat_header();
-        let left = end_offset - from.offset;
-        let polled = reader.fill(block, self.options.read.block_bytes, left, true, Duration::ZERO)?;
-        let at = reader.position();
-        if polled == Polled::Filled {
-            self.replay = Some((reader, at));
-            return Ok(Polled::Filled);
-        }
-        let row = at.offset;
-        let fault = Fault::environment(format!("{input}: ends at row {row}, but it was read up to row {end_offset}"));
-        Err(fault.hint("the file was cut short: restore it, or start over with --new-lineage"))
-    }
-
-    fn input_name(&self, input: u32) -> &str {
-        self.names.get(input as usize).map_or("", String::as_str)
     }
 
     fn replayable(&self) -> bool {

@@ -3,13 +3,14 @@
 //! The consumer is assigned by hand and never rebalances; whether the lane is still ours is the claim's
 //! business, looked at in each `poll`. Offsets may have gaps: transaction markers and compaction leave some.
 
-use super::{Polled, Position, ReadOptions, Source};
+use super::kafka_past::KafkaPast;
+use super::{Past, Polled, Position, Source};
 use crate::batch::Block;
 use crate::clock::Clock;
 use crate::error::{Fault, Result};
 use crate::kafka::claim::Claim;
 use crate::kafka::client::{Client, Filling, Met, Place, Reader, Reading, TopicShape, missing};
-use crate::kafka::{BROKER_TIMEOUT, KafkaOptions, Start};
+use crate::kafka::{KafkaOptions, Start};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,13 +36,12 @@ impl Input {
 
 /// The source of a Kafka lane.
 pub struct KafkaSource {
-    client: Arc<dyn Client>,
     clock: Clock,
     options: KafkaOptions,
     claim: Arc<Claim>,
     reader: Box<dyn Reader>,
     inputs: Vec<Input>,
-    replay: Option<Replay>,
+    past: KafkaPast,
     started: bool,
     paused: bool,
     looked: Instant,
@@ -59,15 +59,15 @@ impl KafkaSource {
         shapes: &[TopicShape],
     ) -> Result<KafkaSource> {
         let (reader, clock) = (client.reader(options, Reading::Live)?, client.clock());
+        let past = KafkaPast::new(client, options);
         let mut source = KafkaSource {
-            client,
             looked: clock.now(),
             clock,
             options: options.clone(),
             claim,
             reader,
             inputs: Vec::new(),
-            replay: None,
+            past,
             started: false,
             paused: false,
         };
@@ -145,9 +145,22 @@ impl KafkaSource {
     }
 }
 
+impl Past for KafkaSource {
+    fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled> {
+        if !self.inputs.iter().any(|i| i.name == input) {
+            return Err(Fault::environment(format!("the topic of {input} no longer has that partition")));
+        }
+        self.past.read_run(input, from, end_offset, block)
+    }
+
+    fn input_name(&self, input: u32) -> &str {
+        &self.inputs[input as usize].name
+    }
+}
+
 impl Source for KafkaSource {
     fn start(&mut self, positions: &[(String, Position)]) -> Result<()> {
-        self.replay = None;
+        self.past.close();
         self.claim.check()?;
         let mut unknown = Vec::new();
         let known: HashMap<&str, u64> = positions.iter().map(|(name, p)| (name.as_str(), p.offset)).collect();
@@ -195,29 +208,9 @@ impl Source for KafkaSource {
         Ok(if block.records.is_empty() { Polled::Idle } else { Polled::Filled })
     }
 
-    fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled> {
-        if from.offset >= end_offset {
-            return Ok(Polled::End);
-        }
-        let number = match self.inputs.iter().position(|i| i.name == input) {
-            Some(number) => number,
-            None => return Err(Fault::environment(format!("the topic of {input} no longer has that partition"))),
-        };
-        if self.replay.is_none() {
-            let reader = self.client.reader(&self.options, Reading::Past)?;
-            self.replay = Some(Replay { known: HashMap::new(), reader, clock: self.clock.clone() });
-        }
-        let replay = self.replay.as_mut().expect("set above");
-        replay.read(&self.inputs[number], number as u32, from.offset, end_offset, block, &self.options.read)
-    }
-
     fn positions(&self) -> Vec<(String, Position)> {
         let stands = |input: &Input| (input.name.clone(), Position { offset: input.next, byte: 0 });
         self.inputs.iter().map(stands).collect()
-    }
-
-    fn input_name(&self, input: u32) -> &str {
-        &self.inputs[input as usize].name
     }
 
     fn lag(&mut self) -> Vec<(String, Option<u64>)> {
@@ -234,79 +227,8 @@ impl Source for KafkaSource {
     }
 }
 
-/// Reads the past of several partitions, each by itself, so that short runs that alternate between partitions
-/// cost no seek.
-struct Replay {
-    known: HashMap<u32, Reached>,
-    reader: Box<dyn Reader>,
-    clock: Clock,
-}
-
-/// Where the reading of a partition's past stands.
-struct Reached {
-    /// No message below this comes any more.
-    next: u64,
-    /// The end of the partition was met after the last message.
-    at_end: bool,
-}
-
-/// A jump this far ahead is a seek; a shorter one is read over.
-const SEEK_OFFSETS_MIN: u64 = 100_000;
-
-impl Replay {
-    /// Brings the input to `from`.
-    fn seek(&mut self, input: &Input, number: u32, from: u64) -> Result<()> {
-        let near = |reached: &Reached| from >= reached.next && from - reached.next < SEEK_OFFSETS_MIN;
-        if self.known.get(&number).is_some_and(near) {
-            return Ok(());
-        }
-        let (low, high) = self.reader.watermarks(&input.topic, input.partition)?;
-        held(&input.name, from, low, high)?;
-        let place = input.place(number, from);
-        match self.known.insert(number, Reached { next: from, at_end: false }) {
-            Some(_) => self.reader.seek(&place),
-            None => self.reader.add(&[place]),
-        }
-    }
-
-    fn read(
-        &mut self,
-        input: &Input,
-        number: u32,
-        from: u64,
-        end: u64,
-        block: &mut Block,
-        read: &ReadOptions,
-    ) -> Result<Polled> {
-        self.seek(input, number, from)?;
-        let reached = self.known.get_mut(&number).expect("made by seek");
-        let deadline = self.clock.now() + BROKER_TIMEOUT;
-        loop {
-            let wait = Duration::from_millis(if block.records.is_empty() { 50 } else { 0 });
-            let mut filling = Filling::run(block, read, from, end);
-            let met = self.reader.read_place(number, wait, &mut filling)?;
-            if let Some(next) = filling.passed() {
-                *reached = Reached { next, at_end: false };
-            }
-            match met {
-                Met::Full => break,
-                Met::OutOfRange(_) => return Err(lost(&input.name, from)),
-                // Told again where nothing came behind it.
-                Met::End if reached.at_end => break,
-                Met::End => reached.at_end = true,
-                Met::Nothing if reached.at_end || !block.records.is_empty() => break,
-                Met::Nothing if self.clock.now() > deadline => {
-                    return Err(Fault::environment(format!("{}: the broker sends nothing from {from} on", input.name)));
-                }
-                Met::Nothing => {}
-            }
-        }
-        Ok(if block.records.is_empty() { Polled::End } else { Polled::Filled })
-    }
-}
-
 /// Fails where a partition that holds `low..high` can't be read from `next`.
-fn held(name: &str, next: u64, low: u64, high: u64) -> Result<()> {
+pub(super) fn held(name: &str, next: u64, low: u64, high: u64) -> Result<()> {
     if next < low {
         return Err(Fault::misuse(format!(
             "{name}: the next event is offset {next}, and the topic's retention has removed all below {low}: nothing is skipped unasked"
@@ -318,9 +240,4 @@ fn held(name: &str, next: u64, low: u64, high: u64) -> Result<()> {
             .hint("the topic was made anew or has lost its end: start over with --new-lineage"));
     }
     Ok(())
-}
-
-fn lost(name: &str, from: u64) -> Fault {
-    Fault::misuse(format!("{name}: offset {from} is no longer there"))
-        .hint("the topic's retention was faster: restore it, or start over with --new-lineage")
 }

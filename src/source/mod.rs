@@ -4,6 +4,7 @@ pub mod file;
 pub mod frame;
 pub mod generator;
 pub mod kafka;
+pub mod kafka_past;
 pub mod rate;
 pub mod socket;
 
@@ -61,8 +62,22 @@ pub struct ReadOptions {
     pub block_bytes: usize,
 }
 
+/// Where events can be read again.
+pub trait Past: Send {
+    /// The past again, for recovery and replay: adds to the (empty) block events of one input from
+    /// `from` on, none of an offset ≥ `end_offset`. `End` where none is left before `end_offset`.
+    ///
+    /// # Errors
+    /// Environment, where the events are gone (retention, a file that shrank); Misuse, where the
+    /// source cannot be read again (a socket).
+    fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled>;
+
+    /// The name of an input that a record carried.
+    fn input_name(&self, input: u32) -> &str;
+}
+
 /// A source: one lane's inputs, merged in the order of arrival. It lives on one thread.
-pub trait Source: Send {
+pub trait Source: Past {
     /// Starts reading: each known input from its position, others from where the source's options say.
     /// Called once, before `poll`, after any `read_run`.
     ///
@@ -77,22 +92,11 @@ pub trait Source: Send {
     /// Environment, after its own retries.
     fn poll(&mut self, block: &mut Block, wait: Duration) -> Result<Polled>;
 
-    /// The past again, for recovery and replay: adds to the (empty) block events of one input from
-    /// `from` on, none of an offset ≥ `end_offset`. `End` where none is left before `end_offset`.
-    ///
-    /// # Errors
-    /// Environment, where the events are gone (retention, a file that shrank); Misuse, where the
-    /// source cannot be read again (a socket).
-    fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled>;
-
     /// Where its inputs begin, once it is started, for a source that doesn't begin them at 0 (Kafka: at the
     /// group's offsets, or where the topic's retention has left off).
     fn positions(&self) -> Vec<(String, Position)> {
         Vec::new()
     }
-
-    /// The name of an input that a record carried.
-    fn input_name(&self, input: u32) -> &str;
 
     /// Events of each input that are known to wait behind what was read (Kafka; `None`: unknown).
     fn lag(&mut self) -> Vec<(String, Option<u64>)> {

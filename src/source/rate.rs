@@ -4,7 +4,7 @@
 //! lanes together see what one lane would see. Any event can be made again: the past is always there.
 
 use super::generator::{Generator, GeneratorOptions, csv_header};
-use super::{Framing, Polled, Position, ReadOptions, Source};
+use super::{Framing, Past, Polled, Position, ReadOptions, Source};
 use crate::batch::{Block, Record, RecordKind, Span};
 use crate::error::{Fault, Result};
 use std::time::{Duration, Instant};
@@ -98,6 +98,24 @@ impl RateSource {
     }
 }
 
+impl Past for RateSource {
+    fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled> {
+        if input != self.name {
+            return Err(Fault::misuse(format!("{input}: this source only makes {}", self.name))
+                .hint("the generator or the number of lanes was changed; start over with --new-lineage"));
+        }
+        if from.offset >= end_offset.min(self.end) {
+            return Ok(Polled::End);
+        }
+        self.fill(block, from.offset, end_offset.min(self.end), true);
+        Ok(Polled::Filled)
+    }
+
+    fn input_name(&self, _: u32) -> &str {
+        &self.name
+    }
+}
+
 impl Source for RateSource {
     fn start(&mut self, positions: &[(String, Position)]) -> Result<()> {
         self.next = positions.iter().find(|(name, _)| *name == self.name).map_or(0, |(_, at)| at.offset);
@@ -126,22 +144,6 @@ impl Source for RateSource {
         self.next = self.fill(block, self.next, end, self.header_due);
         self.header_due = false;
         Ok(Polled::Filled)
-    }
-
-    fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled> {
-        if input != self.name {
-            return Err(Fault::misuse(format!("{input}: this source only makes {}", self.name))
-                .hint("the generator or the number of lanes was changed; start over with --new-lineage"));
-        }
-        if from.offset >= end_offset.min(self.end) {
-            return Ok(Polled::End);
-        }
-        self.fill(block, from.offset, end_offset.min(self.end), true);
-        Ok(Polled::Filled)
-    }
-
-    fn input_name(&self, _: u32) -> &str {
-        &self.name
     }
 
     fn pause(&mut self, paused: bool) {

@@ -13,7 +13,7 @@ mod listener;
 
 pub use listener::Listen;
 
-use super::{Polled, Position, ReadOptions, Source};
+use super::{Past, Polled, Position, ReadOptions, Source};
 use crate::batch::{Block, Outbox};
 use crate::error::{Fault, Result};
 use connection::{Connection, Progress, READ_BYTES_MIN, Stream};
@@ -425,6 +425,20 @@ impl SocketSource {
     }
 }
 
+impl Past for SocketSource {
+    fn read_run(&mut self, input: &str, _: Position, _: u64, _: &mut Block) -> Result<Polled> {
+        Err(Fault::misuse(format!("{input}: a socket's events cannot be read again")))
+    }
+
+    fn input_name(&self, input: u32) -> &str {
+        if let Some(connection) = self.connections.get(&input) {
+            return &connection.name;
+        }
+        let mut closed = self.closed.iter().flatten();
+        closed.find(|(number, _)| *number == input).map_or("", |(_, name)| name)
+    }
+}
+
 impl Source for SocketSource {
     fn start(&mut self, positions: &[(String, Position)]) -> Result<()> {
         self.shared.start_after(positions.iter().map(|(name, _)| name.clone()));
@@ -440,18 +454,6 @@ impl Source for SocketSource {
         }
         self.check_idle();
         Ok(if block.records.is_empty() { Polled::Idle } else { Polled::Filled })
-    }
-
-    fn read_run(&mut self, input: &str, _: Position, _: u64, _: &mut Block) -> Result<Polled> {
-        Err(Fault::misuse(format!("{input}: a socket's events cannot be read again")))
-    }
-
-    fn input_name(&self, input: u32) -> &str {
-        if let Some(connection) = self.connections.get(&input) {
-            return &connection.name;
-        }
-        let mut closed = self.closed.iter().flatten();
-        closed.find(|(number, _)| *number == input).map_or("", |(_, name)| name)
     }
 
     fn replayable(&self) -> bool {

@@ -269,8 +269,11 @@ pub fn falsify(setup: &Setup, daemon: usize) {
         }
         let (manifest, mut state) = artifact::decode(&bytes).expect("a checkpoint");
         for (tensor, values) in &mut state.tensors {
-            if let (true, Data::F64(values)) = (tensor.starts_with("model."), &mut values.data) {
-                values.iter_mut().for_each(|value| *value += 0.75);
+            match &mut values.data {
+                _ if !tensor.starts_with("model.") => {}
+                Data::F64(values) => values.iter_mut().for_each(|value| *value += 0.75),
+                Data::F32(values) => values.iter_mut().for_each(|value| *value += 0.75),
+                _ => {}
             }
         }
         let bytes = artifact::encode(&manifest, &state);

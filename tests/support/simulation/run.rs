@@ -34,7 +34,7 @@ fn specs() -> &'static [String] {
             spec("bayes", "[model]\nkind = \"gaussian-naive-bayes\"\n"),
             spec(
                 "network",
-                "[[steps]]\nkind = \"min-max-scale\"\n[model]\nkind = \"multilayer-perceptron\"\nlayers = [3]\n\
+                "[[steps]]\nkind = \"min-max-scale\"\n[model]\nkind = \"multilayer-perceptron\"\nlayers = [8]\n\
                  unit_events = 5\noptimizer = { kind = \"adam\", learning_rate = 0.05 }\n",
             ),
         ]

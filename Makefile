@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export PREFIX DESTDIR
 
-.PHONY: all build demo test torture planted simulate bench bench-peers datasets install uninstall docs lint fuzz profile clean help
+.PHONY: all build demo test torture planted simulate bench bench-peers instructions datasets install uninstall docs lint fuzz profile clean help
 
 all: build
 
@@ -46,13 +46,25 @@ simulate:
 	MILLSTREAM_SIM_SEEDS=$(or $(SEEDS),100000) MILLSTREAM_SIM_FROM=$(or $(FROM),0) $(if $(SEED),MILLSTREAM_SIM_SEED=$(SEED)) \
 	$(CARGO) test --release --locked --test simulation seeds -- --nocapture
 
-## make bench         the benchmarks; NAMES="socket-json latency" picks, BENCH="--smoke" is quick
+## make bench         the benchmarks; NAMES="socket-json latency" picks, BENCH="--smoke" is quick; a full run is kept, with
+##                    its page, in bench/runs
 bench: build
-	target/release/millstream-bench $(NAMES) $(BENCH)
+	target/release/millstream-bench $(NAMES) $(BENCH) $(if $(findstring --smoke,$(BENCH)),,--keep)
 
 ## make bench-peers   sets up Vowpal Wabbit and River in .cache/peers, for the benchmarks to stand beside
 bench-peers:
 	@scripts/setup peers
+
+## make instructions  instructions of the kernels and of the road, held to within 2 % of bench/baseline; UPDATE=1: a new one
+instructions:
+	@scripts/setup instructions
+	$(CARGO) build --release --locked
+	target/release/millstream-bench instructions $(if $(UPDATE),--update)
+
+## make profile       NAME=socket-json: a flame graph of a benchmark, target/profile/NAME.svg
+profile: build
+	@scripts/setup profile
+	scripts/profile "$(NAME)" $(SECONDS)
 
 ## make datasets      generated streams as files, in datasets/generated
 datasets: build

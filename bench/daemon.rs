@@ -19,8 +19,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// A folder for a daemon with this pipeline and these sections of its config.
-    pub fn new(pipeline: &str, config: &str) -> Result<Place, String> {
+    /// A folder for a daemon with this pipeline (a spec's text, or an artifact) and these sections of its config.
+    pub fn new(pipeline: impl AsRef<[u8]>, config: &str) -> Result<Place, String> {
         let dir = tempfile::Builder::new().prefix("millstream-bench-").tempdir().map_err(|e| e.to_string())?;
         fs::write(dir.path().join("pipeline.toml"), pipeline).map_err(|e| e.to_string())?;
         Ok(Place { dir, config: config.to_string() })

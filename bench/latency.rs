@@ -5,7 +5,7 @@
 use crate::daemon::{Daemon, Place, free_address, socket_config};
 use crate::events::{PIPELINE, Rows, check_predictions, expected_scores};
 use crate::machine::{Cores, now_ns};
-use crate::report::{Beside, Figure, Outcome, Report, Run};
+use crate::report::{Beside, Distributions, Figure, Outcome, Report, Run};
 use crate::stats::hash_scores;
 use crate::traffic;
 use hdrhistogram::Histogram;
@@ -280,7 +280,14 @@ fn show(report: &mut Report, pair: &Pair, hash: u64) {
         let [value, echo] = [&pair.daemon, &pair.echo].map(|h| h.value_at_quantile(quantile) as f64 / 1e3);
         let name = format!("load-{}-{name}", pair.percent);
         let beside = Some(Beside { name: "echo".into(), value: echo, ratio: value / echo });
-        report.figure(&Figure { name: &name, unit: "µs", value, worst: None, beside, samples, hash: Some(hash) });
+        let figure = Figure { name: &name, unit: "µs", value, worst: None, beside, samples, hash: Some(hash) };
+        match quantile {
+            1.0 => {
+                let all = Distributions { ours: &pair.daemon, beside: Some(&pair.echo), unit_ns: 1e3 };
+                report.distribution(&figure, &all);
+            }
+            _ => report.figure(&figure),
+        }
     }
 }
 

@@ -23,10 +23,20 @@ struct Case {
 /// Checks that cuts don't matter, then times.
 pub fn run(run: &Run, report: &mut Report) -> Outcome {
     let count = run.size(5_000, 50_000);
+    let cases = cases(count);
+    let cores = Cores::split();
+    cores.as_daemon();
+    let outcome = cases.iter().try_for_each(|c| case(c, run, report));
+    cores.anywhere();
+    outcome
+}
+
+/// Every model with `count` rows.
+fn cases(count: usize) -> Vec<Case> {
     let rows = Rows::new(count);
     let optimizer = "optimizer = { kind = \"sgd\", learning_rate = 0.01 }";
     let bare = PIPELINE.replace("[[steps]]\nkind = \"standard-scale\"\n", "");
-    let cases = [
+    vec![
         Case { name: "dense-20-sgd", spec: bare.clone(), json: rows.json() },
         Case {
             name: "dense-20-adagrad",
@@ -36,12 +46,20 @@ pub fn run(run: &Run, report: &mut Report) -> Outcome {
         Case { name: "scaled-20-sgd", spec: PIPELINE.into(), json: rows.json() },
         Case { name: "hashed-2^18-adagrad", spec: hashed_spec(18), json: categories(count) },
         Case { name: "softmax-20x7", spec: softmax_spec(), json: classes(&rows.json()) },
-    ];
-    let cores = Cores::split();
-    cores.as_daemon();
-    let outcome = cases.iter().try_for_each(|c| case(c, run, report));
-    cores.anywhere();
-    outcome
+    ]
+}
+
+/// Scoring and learning `count` decoded rows of a case, as something that can be called again and again.
+pub fn work(name: &str, count: usize) -> Result<Box<dyn FnMut()>, String> {
+    let case = cases(count).into_iter().find(|case| case.name == name).ok_or_else(|| format!("no case {name:?}"))?;
+    let mut batches = decoded(&case, BATCH_EVENTS)?;
+    let mut pipeline = Pipeline::from_spec_text(&case.spec).map_err(|f| f.to_string())?;
+    let mut scores = pipeline.scores(0);
+    Ok(Box::new(move || {
+        for batch in &mut batches {
+            pipeline.run(batch, &mut scores, true, &mut ());
+        }
+    }))
 }
 
 fn case(case: &Case, run: &Run, report: &mut Report) -> Outcome {

@@ -1,6 +1,7 @@
 //! Vowpal Wabbit beside Millstream, where its Python module is installed.
 
 use crate::machine::{self, Cores};
+use crate::peers;
 use rustix::process::{Pid, Signal};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -23,13 +24,10 @@ pub struct VwRun {
 }
 
 impl Vw {
-    /// The peer in the Python named by `MILLSTREAM_BENCH_PYTHON` (default: `python3`), if it is there.
+    /// The peer, if the Python of the peers has it.
     pub fn find() -> Option<Vw> {
-        let python = std::env::var("MILLSTREAM_BENCH_PYTHON").unwrap_or_else(|_| "python3".into());
-        let ask = "import vowpalwabbit as v; print(v.__version__)";
-        let out = Command::new(&python).args(["-c", ask]).stderr(Stdio::null()).output().ok()?;
-        let version = String::from_utf8_lossy(&out.stdout).trim().to_string();
-        (out.status.success() && !version.is_empty()).then_some(Vw { python, version })
+        let version = peers::version("vowpalwabbit")?;
+        Some(Vw { python: peers::python(), version })
     }
 
     fn command(&self, options: &str) -> Command {

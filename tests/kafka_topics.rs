@@ -187,8 +187,8 @@ fn an_output_that_is_deleted_is_made_anew_and_a_journal_is_not_believed() {
     }
     assert!(kept > 350, "{kept}");
     until("a checkpoint", || (!scene.checkpoints(0).is_empty()).then_some(()));
-    daemon.kill();
     stream.broker.delete_topic("deleted-journal");
+    ends(daemon, 4, &["the journal's topic \"deleted-journal\" was deleted", "restore", "--new-lineage"]);
     ends(scene.spawn(&[]), 3, &["journal", "is empty", "restore", "--new-lineage"]);
     ends(scene.spawn(&[]), 3, &["journal", "is empty"]);
 }

@@ -34,7 +34,7 @@ struct Assigned {
     dead: Option<String>,
     /// What a broker that doesn't allow this client its group makes of it.
     refused: Option<Fault>,
-    /// Partitions of the input topics, as last seen.
+    /// Partitions of the input topics and of the journal's, as last seen.
     partitions: HashMap<String, i32>,
     /// Counts every change.
     changes: u64,
@@ -102,7 +102,7 @@ impl Holdings {
         self.change(|assigned| assigned.refused = Some(fault.clone()));
     }
 
-    /// So many partitions an input topic has now; 0 where it is gone.
+    /// So many partitions a topic (an input's, or the journal's) has now; 0 where it is gone.
     pub fn saw_partitions(&self, topic: &str, partitions: i32) {
         self.change(|assigned| {
             assigned.partitions.insert(topic.to_string(), partitions);
@@ -147,6 +147,7 @@ pub struct Claim {
     group: Arc<dyn Membership>,
     clock: Clock,
     lane: u32,
+    journal: String,
     /// Counts at the time of the claim.
     taken: u64,
     lost: u64,
@@ -174,7 +175,8 @@ impl Claim {
         standby: &mut Standby<'_>,
     ) -> Result<Option<Arc<Claim>>> {
         let (lane, clock, fenced_by_producer) = (options.lane, client.clock(), options.exactly_once);
-        let mut claim = Claim { group, clock, lane, taken: 0, lost: 0, fenced_by_producer };
+        let journal = options.journal_topic();
+        let mut claim = Claim { group, clock, lane, journal, taken: 0, lost: 0, fenced_by_producer };
         let mut patience = claim.clock.now();
         loop {
             let elsewhere = claim.group.holdings().is_elsewhere(lane);
@@ -211,6 +213,7 @@ impl Claim {
                 if let Some(fault) = &assigned.refused {
                     return Err(fault.clone());
                 }
+                self.check_journal(&assigned)?;
                 if let Some(found) = until(self, &assigned)? {
                     return Ok(found);
                 }
@@ -225,7 +228,7 @@ impl Claim {
         }
     }
 
-    /// Fails where the lane was taken away since; true where the group says that it is ours, false where the group
+    /// Fails where the lane was taken away since, or its journal was deleted; true where the group says that it is ours, false where the group
     /// is out of reach.
     ///
     /// # Errors
@@ -238,11 +241,22 @@ impl Claim {
         if let Some(reason) = &assigned.dead {
             return Err(shut_out(self.lane, reason));
         }
+        self.check_journal(assigned)?;
         let lost = !self.fenced_by_producer && count(&assigned.lost, self.lane) != self.lost;
         if lost || count(&assigned.taken, self.lane) != self.taken {
             return Err(taken(self.lane));
         }
         Ok(assigned.lanes.contains(&self.lane))
+    }
+
+    /// Nothing can be committed without the journal, and the group hands out no lane of a topic that isn't there.
+    fn check_journal(&self, assigned: &Assigned) -> Result<()> {
+        if assigned.partitions.get(&self.journal) != Some(&0) {
+            return Ok(());
+        }
+        Err(Fault::environment(format!("the journal's topic \"{}\" was deleted", self.journal))
+            .hint("nothing more can be committed: restore it from a copy, or start over with --new-lineage")
+            .lasting())
     }
 
     /// As `check`, and waits for a group that is out of reach.

@@ -178,7 +178,8 @@ impl KafkaGroup {
                 .create_with_context(GroupContext(Arc::clone(&shared)))
                 .map_err(|e| super::producer::refused(&e))?,
         );
-        let (polled, state, topics) = (Arc::clone(&consumer), Arc::clone(&shared), options.topics.clone());
+        let (polled, state) = (Arc::clone(&consumer), Arc::clone(&shared));
+        let topics: Vec<String> = options.topics.iter().cloned().chain([options.journal_topic()]).collect();
         let asked = options.properties.iter().find(|(key, _)| key == METADATA_PROPERTY);
         let asked = asked.and_then(|(_, value)| value.parse().ok()).filter(|ms| *ms > 0).map(Duration::from_millis);
         let interval = asked.unwrap_or(METADATA_INTERVAL);
@@ -297,7 +298,7 @@ fn shape<C: ClientContext>(client: &Client<C>, topic: &str, wait: Duration) -> R
     }
 }
 
-/// The group's thread: serves rebalances, and looks for partitions that were added.
+/// The group's thread: serves rebalances, and looks for partitions that were added and topics that went.
 fn attend(consumer: &BaseConsumer<GroupContext>, shared: &Shared, topics: &[String], interval: Duration) {
     let mut looked = Instant::now();
     while !shared.stop.load(Ordering::Relaxed) {

@@ -191,6 +191,6 @@ macro_rules! targets {
 }
 
 targets! {
-    admin_request artifact binary_rows config csv_rows frames journal_record journal_segment json_rows learning
-    message_headers predictions spec state
+    admin_request artifact binary_rows config csv_rows frames journal_record journal_segment json_rows kafka_answer
+    kafka_fetch learning message_headers predictions record_batch spec state
 }

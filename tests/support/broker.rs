@@ -1,7 +1,7 @@
 //! A real Apache Kafka broker on loopback: one node, both broker and controller.
 //!
 //! The jars come through Maven (tests/kafka/pom.xml), once, into `target/kafka-lib` or
-//! `$MILLSTREAM_KAFKA_LIB`. The broker dies with the test process, however that ends: the kernel is told to.
+//! `$MILLSTREAM_KAFKA_LIB`; `$MILLSTREAM_KAFKA_VERSION` takes another one than the pom's. The broker dies with the test process, however that ends: the kernel is told to.
 
 use millstream::kafka::ClientKind;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -516,8 +516,9 @@ fn java() -> Command {
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let dir =
-            std::env::var_os("MILLSTREAM_KAFKA_LIB").map_or_else(|| target_dir().join("kafka-lib"), PathBuf::from);
+        let version = std::env::var("MILLSTREAM_KAFKA_VERSION").ok();
+        let name = version.as_ref().map_or("kafka-lib".to_string(), |version| format!("kafka-lib-{version}"));
+        let dir = std::env::var_os("MILLSTREAM_KAFKA_LIB").map_or_else(|| target_dir().join(name), PathBuf::from);
         fs::create_dir_all(&dir).expect("a folder for the jars");
         let lock = File::create(dir.join(".lock")).expect("the jars' lock");
         lock.lock().expect("the jars' lock");
@@ -528,6 +529,7 @@ fn library() -> &'static Path {
                 .arg(pom)
                 .arg("dependency:copy-dependencies")
                 .arg(format!("-DoutputDirectory={}", dir.display()))
+                .args(version.map(|version| format!("-Dkafka.version={version}")))
                 .output()
                 .expect("mvn runs (install Maven)");
             assert!(fetched.status.success(), "mvn: {}", String::from_utf8_lossy(&fetched.stdout));

@@ -188,7 +188,7 @@ fn judge(
             };
         }
         RDKafkaErrorCode::TopicAuthorizationFailed => {
-            return Err(refusal(options, Resource::Topic, &topic, "Read"));
+            return Err(refusal(options, Resource::Topic, topic, "Read"));
         }
         RDKafkaErrorCode::GroupAuthorizationFailed
         | RDKafkaErrorCode::UnknownTopicOrPartition

@@ -30,6 +30,7 @@ fn options(broker: &Broker, name: &str) -> KafkaOptions {
         dead_letters: Some(format!("{name}-dead")),
         exactly_once: true,
         lineage: "first".into(),
+        client: support::broker::client(),
         first_answer: Duration::from_secs(30),
     }
 }

@@ -29,6 +29,7 @@ fn options(broker: &Broker, group: &str) -> KafkaOptions {
         dead_letters: None,
         exactly_once: true,
         lineage: "speed".into(),
+        client: support::broker::client(),
         first_answer: Duration::from_secs(30),
     }
 }

@@ -170,6 +170,13 @@ pub const KEYS: &[Key] = &[
         "Where to begin where the group has no position yet.",
     )
     .only(KAFKA),
+    key(
+        "source.client",
+        Kind::OneOf(&["librdkafka", "direct"]),
+        Default::Value("\"librdkafka\""),
+        "Who reads and writes records: the C library, or Millstream itself, which takes a fraction of the CPU.",
+    )
+    .only(KAFKA),
     key("source.listen", Kind::Listen, Default::Required, "Address or path to listen at. Port 0 takes a free one.").only(SOCKET),
     key(
         "source.paths",

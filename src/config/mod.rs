@@ -85,6 +85,8 @@ pub enum SourceKind {
         group: String,
         /// Where to begin where the group has no position yet.
         start: Start,
+        /// Records are read and written by our own client.
+        direct: bool,
         /// librdkafka properties, as they are.
         properties: BTreeMap<String, String>,
     },

@@ -218,6 +218,7 @@ impl<'a> Reader<'a> {
                 topics: self.list("source.topics"),
                 group: self.text("source.group"),
                 start: if self.text("source.start") == "latest" { Start::Latest } else { Start::Earliest },
+                direct: self.text("source.client") == "direct",
                 properties: self.raw.properties.get("source.kafka").cloned().unwrap_or_default(),
             },
             "file" => SourceKind::File { paths: self.list("source.paths"), follow: self.boolean("source.follow") },

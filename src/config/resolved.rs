@@ -98,11 +98,12 @@ impl Config {
             values.push(("source.columns", list(&self.source.columns)));
         }
         match &self.source.kind {
-            SourceKind::Kafka { brokers, topics, group, start, properties } => values.extend([
+            SourceKind::Kafka { brokers, topics, group, start, direct, properties } => values.extend([
                 ("source.brokers", text(brokers)),
                 ("source.topics", list(topics)),
                 ("source.group", text(group)),
                 ("source.start", text(if *start == Start::Latest { "latest" } else { "earliest" })),
+                ("source.client", text(if *direct { "direct" } else { "librdkafka" })),
                 ("source.kafka", table(properties)),
             ]),
             SourceKind::Socket { listen } => values.push(("source.listen", text(&listen.to_string()))),

@@ -194,7 +194,7 @@ pub fn open(
     standby: &mut Standby<'_>,
 ) -> Result<Option<Ends>> {
     let kafka = match kafka_options(config, lane, lineage) {
-        Some(options) => match kafka::open_when_assigned(&kafka::library(), &options, standby)? {
+        Some(options) => match kafka::open_when_assigned(&kafka::client_of(&options), &options, standby)? {
             None => return Ok(None),
             lane => lane,
         },
@@ -256,7 +256,7 @@ pub fn stranger(config: &Config, lane: u32, lineage: &str) -> Result<Option<Jour
     match kafka_options(config, lane, lineage) {
         Some(options) => {
             let options = KafkaOptions { first_answer: STRANGER_WAIT.min(options.first_answer), ..options };
-            crate::journal::kafka::stranger(kafka::library().as_ref(), &options)
+            crate::journal::kafka::stranger(kafka::client_of(&options).as_ref(), &options)
         }
         None => Ok(None),
     }
@@ -269,7 +269,7 @@ pub fn stranger(config: &Config, lane: u32, lineage: &str) -> Result<Option<Jour
 /// As [`open`]; Misuse for a source that can't be read again.
 pub fn open_past(config: &Config, lane: u32, lineage: &str, dir: &Path) -> Result<(Box<dyn Past>, Vec<JournalRecord>)> {
     if let Some(options) = kafka_options(config, lane, lineage) {
-        let client = kafka::library();
+        let client = kafka::client_of(&options);
         let records = crate::journal::kafka::records(client.as_ref(), &options)?;
         return Ok((Box::new(KafkaPast::new(client, &options)), records));
     }
@@ -296,9 +296,12 @@ pub fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaO
         dead_letters: None,
         exactly_once: config.delivery.guarantee == Guarantee::ExactlyOnce,
         lineage: lineage.to_string(),
+        client: kafka::ClientKind::Library,
         first_answer: Duration::from_millis(config.limits.start_timeout_ms),
     };
-    let SourceKind::Kafka { brokers, topics, group, start, properties } = &config.source.kind else { return None };
+    let SourceKind::Kafka { brokers, topics, group, start, direct, properties } = &config.source.kind else {
+        return None;
+    };
     if let SinkKind::Kafka { topic } = &config.sink.kind {
         options.sink_topic = Some(topic.clone());
         options.dead_letters.clone_from(&config.sink.dead_letters);
@@ -307,6 +310,7 @@ pub fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaO
     options.topics.clone_from(topics);
     options.group.clone_from(group);
     options.properties = properties.clone().into_iter().collect();
+    options.client = if *direct { kafka::ClientKind::Direct } else { kafka::ClientKind::Library };
     options.start = match start {
         config::Start::Earliest => kafka::Start::Earliest,
         config::Start::Latest => kafka::Start::Latest,

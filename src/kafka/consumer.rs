@@ -223,6 +223,29 @@ impl Consumer {
     }
 }
 
+/// How a group consumer stands in its group; `None` where it is no member.
+pub(super) fn membership(client: *mut sys::rd_kafka_t) -> Option<super::direct::Membership> {
+    // SAFETY: the caller's client is live; the object is ours to destroy, and its strings are copied before that.
+    unsafe {
+        let metadata = sys::rd_kafka_consumer_group_metadata(client);
+        if metadata.is_null() {
+            return None;
+        }
+        let text = |text: *const c_char| match text.is_null() {
+            true => None,
+            false => Some(CStr::from_ptr(text).to_string_lossy().into_owned()),
+        };
+        let membership = super::direct::Membership {
+            group: text(sys::rd_kafka_consumer_group_metadata_group_id(metadata)).unwrap_or_default(),
+            generation: sys::rd_kafka_consumer_group_metadata_generation_id(metadata),
+            member: text(sys::rd_kafka_consumer_group_metadata_member_id(metadata)).unwrap_or_default(),
+            instance: text(sys::rd_kafka_consumer_group_metadata_group_instance_id(metadata)).filter(|i| !i.is_empty()),
+        };
+        sys::rd_kafka_consumer_group_metadata_destroy(metadata);
+        Some(membership)
+    }
+}
+
 /// Messages of a client, in order, taken in batches.
 pub struct Queue {
     queue: *mut sys::rd_kafka_queue_t,

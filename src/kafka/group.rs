@@ -100,6 +100,12 @@ pub(crate) fn log_line(level: i32, message: &str) {
     }
 }
 
+/// How this member stands, for either client.
+pub(super) struct GroupStanding {
+    pub metadata: rdkafka::consumer::ConsumerGroupMetadata,
+    pub membership: super::direct::Membership,
+}
+
 /// This daemon's membership in a group.
 pub struct KafkaGroup {
     /// `None` only while this is dropped.
@@ -212,7 +218,9 @@ impl Membership for KafkaGroup {
     fn standing(&self) -> Result<Standing> {
         let metadata = self.consumer().group_metadata();
         let metadata = metadata.ok_or_else(|| Fault::environment("this daemon is no member of its group"))?;
-        Ok(Standing(Box::new(metadata)))
+        let membership = super::consumer::membership(self.consumer().client().native_ptr());
+        let membership = membership.ok_or_else(|| Fault::environment("this daemon is no member of its group"))?;
+        Ok(Standing(Box::new(GroupStanding { metadata, membership })))
     }
 
     fn commit(&self, offsets: &[NextOffset]) -> Result<()> {

@@ -14,6 +14,10 @@
 //! trouble.rs   why brokers don't answer, what they refuse, and what to do
 //! headers.rs   a message's headers as bytes
 //! close.rs     closing of clients, within a bound
+//!
+//! The client that speaks the protocol itself:
+//! direct/           a data plane that knows nothing of lanes
+//! direct_client.rs  the reader and the producer over it
 //! ```
 //!
 //! The journal topic is the unit of assignment: the group's protocol hands out its partitions, and the
@@ -25,6 +29,8 @@ pub mod claim;
 pub mod client;
 mod close;
 pub mod consumer;
+pub mod direct;
+pub mod direct_client;
 pub mod group;
 pub mod headers;
 pub mod producer;
@@ -60,6 +66,16 @@ pub enum Start {
     Latest,
 }
 
+/// Which client reads and writes. The membership in the group is librdkafka's in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientKind {
+    /// librdkafka.
+    #[default]
+    Library,
+    /// Our own.
+    Direct,
+}
+
 /// What a lane needs to know of its brokers, topics and group.
 #[derive(Debug, Clone)]
 pub struct KafkaOptions {
@@ -89,6 +105,8 @@ pub struct KafkaOptions {
     pub exactly_once: bool,
     /// Only journal records of this lineage are read; empty: of any.
     pub lineage: String,
+    /// Which client reads and writes.
+    pub client: ClientKind,
     /// How long the first broker may take to answer; at most [`BROKER_TIMEOUT`] is waited.
     pub first_answer: Duration,
 }
@@ -169,13 +187,13 @@ impl Client for LibraryClient {
     }
 }
 
-/// As [`open_when_assigned`], for a lane that is wanted now, with the client over the C library: the wait is over
+/// As [`open_when_assigned`], for a lane that is wanted now, with the client that its options name: the wait is over
 /// after [`ASSIGNMENT_TIMEOUT`].
 ///
 /// # Errors
 /// As for [`open_when_assigned`]; Environment, where another daemon keeps the lane.
 pub fn open(options: &KafkaOptions) -> Result<KafkaLane> {
-    open_with(&library(), options)
+    open_with(&client_of(options), options)
 }
 
 /// As [`open`], with a client of the caller's.
@@ -189,8 +207,15 @@ pub fn open_with(client: &Arc<dyn Client>, options: &KafkaOptions) -> Result<Kaf
     lane.ok_or_else(|| not_handed_over(options.lane))
 }
 
-/// The client over the C library.
-pub fn library() -> Arc<dyn Client> {
+/// The client that a lane's options name. Where the direct client doesn't know a property of trust (a kind of login,
+/// encrypted keys), the C library takes its place, and the log says so.
+pub fn client_of(options: &KafkaOptions) -> Arc<dyn Client> {
+    if options.client == ClientKind::Direct {
+        match direct_client::settings(options) {
+            Ok(_) => return Arc::new(direct_client::DirectClient),
+            Err(fault) => tracing::warn!(target: "millstream::kafka", "librdkafka is used: {fault}"),
+        }
+    }
     Arc::new(LibraryClient)
 }
 

@@ -5,15 +5,15 @@
 
 use super::at_large::{self, Ends};
 use super::client::{Broken, Messages, NextOffset, Producer, Standing, aborted, taken};
+use super::group::GroupStanding;
 use super::topics::{config, offset_list};
-use super::trouble::{Resource, refusal};
+use super::trouble::{Resource, refusal, too_large};
 use super::{BROKER_TIMEOUT, KafkaOptions};
 use crate::error::{Fault, Result};
 use crate::faults;
 use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
@@ -234,7 +234,7 @@ impl Producer for LaneProducer {
     }
 
     fn commit(&self, offsets: &[NextOffset], standing: &Standing) -> Result<(), Broken> {
-        let Some(group) = standing.0.downcast_ref::<ConsumerGroupMetadata>() else {
+        let Some(group) = standing.0.downcast_ref::<GroupStanding>() else {
             return Err(self.abort_locked(&mut self.lock(), "the standing is of another client".into()));
         };
         let mut guard = self.lock();
@@ -249,8 +249,8 @@ impl Producer for LaneProducer {
                 return Ok(());
             }
             faults::step("kafka.offsets");
-            let list = offset_list(offsets)?;
-            retried(patience, || client.producer.send_offsets_to_transaction(&list, group, CALL_TIMEOUT))
+            let (list, metadata) = (offset_list(offsets)?, &group.metadata);
+            retried(patience, || client.producer.send_offsets_to_transaction(&list, metadata, CALL_TIMEOUT))
                 .map_err(|error| Fault::environment(note(client, &error, &mut state.fenced)))
         });
         if let Err(fault) = before {
@@ -519,9 +519,7 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
 /// What to do about a message that is refused for its length.
 fn judged(fault: Fault, code: Option<RDKafkaErrorCode>) -> Fault {
     match code {
-        Some(RDKafkaErrorCode::MessageSizeTooLarge) => fault
-            .hint("raise max.message.bytes of the topic, and \"message.max.bytes\" in [source.kafka] with it; for the journal, a lower engine.commit_events_max helps too")
-            .lasting(),
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => too_large(fault),
         _ => fault,
     }
 }

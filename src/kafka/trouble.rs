@@ -114,6 +114,13 @@ pub(crate) fn refusal(options: &KafkaOptions, resource: Resource, name: &str, op
         .lasting()
 }
 
+/// What to do about a message that is refused for its length.
+pub(crate) fn too_large(fault: Fault) -> Fault {
+    fault
+        .hint("raise max.message.bytes of the topic, and \"message.max.bytes\" in [source.kafka] with it; for the journal, a lower engine.commit_events_max helps too")
+        .lasting()
+}
+
 /// What the daemon needs on a resource.
 fn grants<'o>(options: &KafkaOptions, resource: Resource, name: &str, operation: &'o str) -> Vec<&'o str> {
     let is = |topic: &Option<String>| topic.as_deref() == Some(name);

@@ -147,10 +147,14 @@ impl KafkaSource {
 
 impl Past for KafkaSource {
     fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled> {
-        if !self.inputs.iter().any(|i| i.name == input) {
+        let Some(number) = self.inputs.iter().position(|i| i.name == input) else {
             return Err(Fault::environment(format!("the topic of {input} no longer has that partition")));
-        }
-        self.past.read_run(input, from, end_offset, block)
+        };
+        let before = block.records.len();
+        let polled = self.past.read_run(input, from, end_offset, block)?;
+        // The past numbers its inputs as it meets them.
+        block.records[before..].iter_mut().for_each(|record| record.input = number as u32);
+        Ok(polled)
     }
 
     fn input_name(&self, input: u32) -> &str {

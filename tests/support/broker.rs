@@ -3,6 +3,7 @@
 //! The jars come through Maven (tests/kafka/pom.xml), once, into `target/kafka-lib` or
 //! `$MILLSTREAM_KAFKA_LIB`. The broker dies with the test process, however that ends: the kernel is told to.
 
+use millstream::kafka::ClientKind;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -36,6 +37,25 @@ impl Stored {
     pub fn header(&self, name: &str) -> Option<String> {
         let found = self.headers.iter().find(|(key, _)| key == name)?;
         Some(String::from_utf8_lossy(found.1.as_deref()?).into_owned())
+    }
+}
+
+/// The client that tests are run with: `MILLSTREAM_TEST_CLIENT=direct` or `librdkafka`; the daemon's own choice where
+/// that says nothing.
+pub fn client() -> ClientKind {
+    match std::env::var("MILLSTREAM_TEST_CLIENT").as_deref() {
+        Ok("direct") => ClientKind::Direct,
+        Ok("librdkafka") => ClientKind::Library,
+        Ok(other) => panic!("MILLSTREAM_TEST_CLIENT={other}: direct or librdkafka"),
+        Err(_) => ClientKind::default(),
+    }
+}
+
+/// The line of a config that names that client.
+pub fn client_line() -> &'static str {
+    match client() {
+        ClientKind::Direct => "source.client = \"direct\"\n",
+        ClientKind::Library => "source.client = \"librdkafka\"\n",
     }
 }
 
@@ -95,6 +115,20 @@ impl Broker {
     /// `127.0.0.1:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What the console consumer shows of messages of a partition: timestamp, headers, key, value.
+    pub fn console_consumer(&self, topic: &str, partition: i32, messages: usize) -> String {
+        let shown = java()
+            .args(["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", &self.address()])
+            .args(["--topic", topic, "--partition", &partition.to_string(), "--offset", "earliest"])
+            .args(["--max-messages", &messages.to_string(), "--timeout-ms", "30000"])
+            .args(
+                ["print.timestamp=true", "print.headers=true", "print.key=true"].iter().flat_map(|p| ["--property", p]),
+            )
+            .output()
+            .expect("java runs");
+        String::from_utf8_lossy(&shown.stdout).into_owned()
     }
 
     /// The broker's own output.

@@ -218,6 +218,15 @@ impl Shared {
 
 /// A broker that can be reached directly, and through each of these proxies.
 pub fn broker_behind(proxies: &[&Proxy]) -> Broker {
+    broker_with(proxies, &[])
+}
+
+/// The same in version 1 of the transactions' protocol, as brokers before 4 have it.
+pub fn older_broker_behind(proxies: &[&Proxy]) -> Broker {
+    broker_with(proxies, &["--feature".into(), "transaction.version=1".into()])
+}
+
+fn broker_with(proxies: &[&Proxy], format: &[String]) -> Broker {
     let ports = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
     let own: Vec<u16> = proxies.iter().map(|_| ports()).collect();
     let ways = |_: &Path, usual: String| {
@@ -235,7 +244,7 @@ pub fn broker_behind(proxies: &[&Proxy]) -> Broker {
         let often = "transaction.abort.timed.out.transaction.cleanup.interval.ms=1000";
         format!("{usual}{names}\ninter.broker.listener.name=PLAINTEXT\n{often}\n{more}")
     };
-    let broker = Broker::with(ways, &[]);
+    let broker = Broker::with(ways, format);
     proxies.iter().zip(own).for_each(|(proxy, port)| proxy.stand_before(port));
     broker
 }

@@ -42,10 +42,10 @@ impl Stream {
 
     /// A config's lines: commits and checkpoints often, so that a kill hits every phase.
     pub fn config(&self, more: &str) -> String {
-        let (name, brokers) = (&self.name, self.broker.address());
+        let (name, brokers, client) = (&self.name, self.broker.address(), super::broker::client_line());
         let format = if more.contains("source.format") { "" } else { "source.format = \"json\"\n" };
         format!(
-            "source.kind = \"kafka\"\n{format}source.brokers = \"{brokers}\"\nsource.topics = [\"{name}-in\"]\n\
+            "source.kind = \"kafka\"\n{client}{format}source.brokers = \"{brokers}\"\nsource.topics = [\"{name}-in\"]\n\
              source.group = \"{name}\"\nsource.kafka.\"fetch.wait.max.ms\" = \"20\"\nsink.kind = \"kafka\"\n\
              sink.topic = \"{name}-out\"\nsink.dead_letters = \"{name}-dead\"\nnode.name = \"{name}-node\"\n\
              delivery.commit_interval_ms = 20\ncheckpoint.interval_ms = 150\ncheckpoint.keep_journal = true\n\

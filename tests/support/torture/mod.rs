@@ -160,9 +160,9 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn kafka_config(plan: &Plan, stream: &Stream) -> String {
-    let (name, brokers) = (&stream.name, stream.broker.address());
+    let (name, brokers, client) = (&stream.name, stream.broker.address(), super::broker::client_line());
     format!(
-        "source.kind = \"kafka\"\nsource.format = \"json\"\nsource.brokers = \"{brokers}\"\n\
+        "source.kind = \"kafka\"\n{client}source.format = \"json\"\nsource.brokers = \"{brokers}\"\n\
          source.topics = [\"{name}-in\"]\nsource.group = \"{name}\"\n\
          source.kafka.\"fetch.wait.max.ms\" = \"20\"\nsink.kind = \"kafka\"\nsink.topic = \"{name}-out\"\n\
          sink.dead_letters = \"{name}-dead\"\nnode.name = \"{name}-node\"\nlanes = {}\n\

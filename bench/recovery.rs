@@ -43,7 +43,7 @@ fn rate_config(rate: u64, events: u64, checkpoint_ms: u64, sink: &str) -> String
 /// The rate with a checkpoint each second against that with none, in turn.
 fn price(run: &Run, report: &mut Report, bits: u32, name: &str, hash: u64) -> Outcome {
     let events = run.size(200_000, (1.5e6 * run.seconds) as u64);
-    let mut place = Place::new(&hashed_spec(bits), "")?;
+    let mut place = Place::new(hashed_spec(bits), "")?;
     let (mut with, mut without, mut ratio) = (Samples::default(), Samples::default(), Samples::default());
     let pairs = run.size(1, 5);
     for pair in 0..pairs {

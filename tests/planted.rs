@@ -110,8 +110,7 @@ fn a_forged_checkpoint_is_passed_over(plant: Option<&str>) {
                   checkpoint.keep_journal = true\ncheckpoint.interval_ms = 10\ncheckpoint.keep = 1_000\n\
                   delivery.commit_interval_ms = 2\n";
     let scene = Scene::new(SPEC, config);
-    scene.write("in.json", events::json(60_000, 31));
-    scene.run_to_end(&[]);
+    scene.run_in_parts("in.json", &events::json(60_000, 31), 6);
     let (digest, (_, learned)) = (scene.digest(0), scene.newest_checkpoint(0));
     let checkpoints = scene.checkpoints(0);
     assert!(checkpoints.len() > 3, "{} checkpoints", checkpoints.len());

@@ -19,16 +19,9 @@ const FILE: &str = "source.kind = \"file\"\nsource.paths = [\"DIR/in.json\"]\nsi
                     checkpoint.keep_journal = true\ncheckpoint.keep = 100\n";
 const EVENTS: u64 = 60_000;
 
-/// In four runs, so that a checkpoint stands at each quarter however fast the machine is.
 fn ran() -> Scene {
     let scene = Scene::new(SPEC, FILE);
-    let rows = events::json(EVENTS, 1);
-    let mut ends = rows.match_indices('\n').map(|(at, _)| at + 1);
-    for _ in 0..4 {
-        let end = ends.nth(EVENTS as usize / 4 - 1).expect("a row");
-        scene.write("in.json", &rows[..end]);
-        scene.run_to_end(&[]);
-    }
+    scene.run_in_parts("in.json", &events::json(EVENTS, 1), 4);
     scene
 }
 

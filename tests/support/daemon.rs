@@ -169,6 +169,16 @@ impl Scene {
         said
     }
 
+    /// Lets a file grow to these rows in equal parts, with a run to the end of each: a checkpoint stands behind every
+    /// part, however fast the machine is.
+    pub fn run_in_parts(&self, input: &str, rows: &str, parts: usize) {
+        let ends: Vec<usize> = rows.match_indices('\n').map(|(at, _)| at + 1).collect();
+        for part in 1..=parts {
+            self.write(input, &rows[..ends[ends.len() * part / parts - 1]]);
+            self.run_to_end(&[]);
+        }
+    }
+
     /// Paths of a lane's checkpoints, oldest first.
     pub fn checkpoints(&self, lane: u32) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.path(&format!("state/lane-{lane}"))).expect("a lane's folder");

@@ -64,9 +64,12 @@ struct Txn {
 struct Id {
     epoch: u32,
     open: Option<(usize, Option<Instant>)>,
-    /// Decided, and not yet written everywhere: transaction, outcome, partitions that lack the marker.
-    ending: Option<(usize, bool, Vec<(String, i32)>)>,
+    /// Decided, and not yet written everywhere.
+    ending: Option<Ending>,
 }
+
+/// A transaction, its outcome, and the partitions that lack the marker.
+type Ending = (usize, bool, Vec<(String, i32)>);
 
 /// A request that is still on its way.
 #[derive(Debug)]

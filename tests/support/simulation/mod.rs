@@ -46,7 +46,7 @@ impl Chance {
         if n == 0 { 0 } else { (self.next() % n as u64) as usize }
     }
     pub fn one_in(&mut self, n: u32) -> bool {
-        n > 0 && self.next() % u64::from(n) == 0
+        n > 0 && self.next().is_multiple_of(u64::from(n))
     }
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len())]

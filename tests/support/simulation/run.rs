@@ -272,9 +272,8 @@ fn to_the_end(setup: &Rc<Setup>) {
     assert!(done, "stranded: without any fault, the end of the input was not reached in {END_STEPS_MAX} steps");
     // Whatever is taken is committed by a graceful end, and every lane's last checkpoint is on the disk.
     let lanes = setup.config.lanes as usize;
-    let states: Vec<(usize, (u64, u64, Vec<u8>))> = (0..daemons)
-        .flat_map(|d| (0..lanes).filter_map(move |lane| Some((lane, daemon::act(d, |d| d.state(lane))??))))
-        .collect();
+    let states_of = |d| (0..lanes).filter_map(move |lane| Some((lane, daemon::act(d, |d| d.state(lane))??)));
+    let states: Vec<_> = (0..daemons).flat_map(states_of).collect();
     for d in 0..daemons {
         daemon::act(d, Daemon::stop);
         for _ in 0..2_000 {

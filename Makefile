@@ -52,7 +52,7 @@ simulate:
 bench: build
 	target/release/millstream-bench $(NAMES) $(BENCH) $(if $(findstring --smoke,$(BENCH)),,--keep)
 
-## make bench-peers   sets up Vowpal Wabbit and River in .cache/peers, for the benchmarks to stand beside
+## make bench-peers   sets up in .cache/peers what the benchmarks stand beside: Vowpal Wabbit, River, onnxruntime, …
 bench-peers:
 	@scripts/setup peers
 

@@ -68,7 +68,7 @@ pub fn run(run: &Run, report: &mut Report) -> Outcome {
             short(count / peer.median()),
             short(count / peer_learn.median())
         )),
-        None => report.note("vw: not installed (pip install vowpalwabbit)"),
+        None => report.note("vw: not installed (make bench-peers)"),
     }
     Ok(())
 }

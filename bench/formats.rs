@@ -1,8 +1,10 @@
 //! `formats`: bytes to rows through the daemon's decoder, batch by batch with full validation, beside
-//! serde_json and sonic-rs (into a struct made for exactly these rows) and csv-core with fast-float2.
+//! serde_json and sonic-rs (into a struct made for exactly these rows) and csv-core with fast-float2; and, where they
+//! are built for this processor (`make bench-peers`), simd-json, sonic-rs and arrow-csv in a process of their own.
 
 use crate::events::{BATCH_EVENTS, FEATURES, PIPELINE, Rows, block, decoder, for_each_batch};
 use crate::machine::Cores;
+use crate::peers;
 use crate::report::{Beside, Figure, Outcome, Report, Run, short};
 use crate::stats::{Samples, hash_scores, time_rows};
 use millstream::batch::{Block, RowStatus};
@@ -10,6 +12,8 @@ use millstream::decode::Format;
 use millstream::pipeline::Pipeline;
 use serde::Deserialize;
 use std::hint::black_box;
+use std::path::PathBuf;
+use std::process::Command;
 
 /// The rows as serde reads them: unknown keys are skipped, keys may come in any order.
 #[derive(Deserialize, Default)]
@@ -38,30 +42,69 @@ struct Case {
     format: Format,
     bytes: Vec<u8>,
     peers: &'static [(&'static str, Peer)],
+    programs: &'static [&'static str],
+}
+
+/// A reader in a process of its own, with the rows in a file.
+struct Program {
+    path: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Program {
+    /// The program, where it is built, with these rows.
+    fn find(bytes: &[u8]) -> Result<Option<Program>, String> {
+        let Some(path) = peers::program() else { return Ok(None) };
+        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        std::fs::write(dir.path().join("rows"), bytes).map_err(|e| format!("rows: {e}"))?;
+        Ok(Some(Program { path, dir }))
+    }
+
+    fn ask(&self, peer: &str, seconds: f64) -> Result<serde_json::Value, String> {
+        let mut command = Command::new(&self.path);
+        command.arg(peer).args(["rows", "numbers"].map(|name| self.dir.path().join(name))).arg(seconds.to_string());
+        // The thread is the daemon's already.
+        peers::answer(&mut command, None)
+    }
+
+    /// The numbers that a peer reads.
+    fn numbers(&self, peer: &str) -> Result<Vec<f64>, String> {
+        self.ask(peer, 0.0)?;
+        let bytes = std::fs::read(self.dir.path().join("numbers")).map_err(|e| format!("{peer}: {e}"))?;
+        Ok(bytes.chunks_exact(8).filter_map(|b| b.first_chunk().map(|b| f64::from_le_bytes(*b))).collect())
+    }
 }
 
 /// Checks that all readers see the same numbers, then times each, in turn.
 pub fn run(run: &Run, report: &mut Report) -> Outcome {
     let rows = Rows::new(run.size(5_000, 20_000));
     let json_peers: &[(&str, Peer)] = &[("sonic-rs", sonic), ("serde_json", serde)];
+    let csv_peers: &[(&str, Peer)] = &[("csv-core+fast-float2", csv)];
+    let json_programs = &["simd-json", "sonic-rs"];
+    let case = |name, format, bytes, peers, programs| Case { name, format, bytes, peers, programs };
     let cases = [
-        Case { name: "json", format: Format::Json, bytes: rows.json(), peers: json_peers },
-        Case { name: "json-shuffled", format: Format::Json, bytes: rows.json_shuffled(), peers: json_peers },
-        Case { name: "csv", format: Format::Csv, bytes: rows.csv(), peers: &[("csv-core+fast-float2", csv)] },
-        Case { name: "binary", format: Format::Binary, bytes: rows.frames(), peers: &[] },
+        case("json", Format::Json, rows.json(), json_peers, json_programs),
+        case("json-shuffled", Format::Json, rows.json_shuffled(), json_peers, json_programs),
+        case("csv", Format::Csv, rows.csv(), csv_peers, &["arrow-csv"]),
+        case("binary", Format::Binary, rows.frames(), &[], &[]),
     ];
+    if peers::program().is_none() {
+        report.note("simd-json, arrow-csv: not installed (make bench-peers)");
+    }
     let cores = Cores::split();
     cores.as_daemon();
-    let outcome = cases.into_iter().try_for_each(|c| case(c, rows.len(), run, report));
+    let outcome = cases.into_iter().try_for_each(|c| measure(c, rows.len(), run, report));
     cores.anywhere();
     outcome
 }
 
-fn case(case: Case, rows: usize, run: &Run, report: &mut Report) -> Outcome {
+fn measure(case: Case, rows: usize, run: &Run, report: &mut Report) -> Outcome {
     report.doing(format!("{}: checking", case.name));
     let pipeline = Pipeline::from_spec_text(PIPELINE).map_err(|f| f.to_string())?;
     let mut decoder = decoder(pipeline.schema(), case.format)?;
     let mut batch = pipeline.batch();
+    let program = if case.programs.is_empty() { None } else { Program::find(&case.bytes)? };
+    let programs: Vec<&str> = program.iter().flat_map(|_| case.programs).copied().collect();
     let block: Block = block(case.bytes);
     let (mut numbers, mut rejected) = (Vec::new(), 0);
     for_each_batch(&mut decoder, &block, &mut batch, BATCH_EVENTS, |batch| {
@@ -72,15 +115,20 @@ fn case(case: Case, rows: usize, run: &Run, report: &mut Report) -> Outcome {
         return Err(format!("{}: {rejected} rows rejected, {} numbers of {rows} rows", case.name, numbers.len()));
     }
     let hash = hash_scores(numbers.iter().copied());
+    let same = |name: &str, theirs: Vec<f64>| match hash_scores(theirs.into_iter()) == hash {
+        true => Ok(()),
+        false => Err(format!("{}: {name} reads other numbers", case.name)),
+    };
     for (name, peer) in case.peers {
         let mut theirs = Vec::new();
         peer(&block.bytes, &mut |row| theirs.extend_from_slice(row))?;
-        if hash_scores(theirs.iter().copied()) != hash {
-            return Err(format!("{}: {name} reads other numbers", case.name));
-        }
+        same(name, theirs)?;
+    }
+    for name in &programs {
+        same(name, program.as_ref().map_or(Ok(Vec::new()), |p| p.numbers(name))?)?;
     }
     let mut ours = Samples::default();
-    let mut theirs = vec![Samples::default(); case.peers.len()];
+    let mut theirs = vec![Samples::default(); case.peers.len() + programs.len()];
     let pairs = run.size(1, 5);
     let seconds = run.seconds * run.size(0.1, 1.0) / f64::from(pairs);
     for pair in 0..pairs {
@@ -92,28 +140,39 @@ fn case(case: Case, rows: usize, run: &Run, report: &mut Report) -> Outcome {
         });
         ours.push(turn.median());
         for ((_, peer), samples) in case.peers.iter().zip(&mut theirs) {
-            let turn = time_rows(seconds, rows, || {
-                // It read them without a fault before.
-                let _ = peer(&block.bytes, &mut |row| {
-                    black_box(row);
-                });
-            });
-            samples.push(turn.median());
+            samples.push(time_peer(*peer, &block.bytes, seconds, rows));
+        }
+        for (name, samples) in programs.iter().zip(&mut theirs[case.peers.len()..]) {
+            if let Some(program) = &program {
+                samples.push(peers::number(&program.ask(name, seconds)?, "ns")?);
+            }
         }
     }
-    let besides = case.peers.iter().zip(&theirs).map(|((name, _), s)| (*name, s.median())).collect::<Vec<_>>();
+    let names =
+        case.peers.iter().map(|p| p.0.to_string()).chain(programs.iter().map(|p| format!("{p}, this processor")));
+    let besides: Vec<(String, f64)> = names.zip(theirs.iter().map(Samples::median)).collect();
     show(report, case.name, &ours, &besides, block.bytes.len() as f64 / rows as f64, hash);
     Ok(())
 }
 
-fn show(report: &mut Report, case: &str, ours: &Samples, besides: &[(&str, f64)], row_bytes: f64, hash: u64) {
+fn time_peer(peer: Peer, bytes: &[u8], seconds: f64, rows: usize) -> f64 {
+    let read = || {
+        // It read them without a fault before.
+        let _ = peer(bytes, &mut |row| {
+            black_box(row);
+        });
+    };
+    time_rows(seconds, rows, read).median()
+}
+
+fn show(report: &mut Report, case: &str, ours: &Samples, besides: &[(String, f64)], row_bytes: f64, hash: u64) {
     let (ns, samples, hash) = (ours.median(), ours.count(), Some(hash));
-    let beside = |(name, value): &(&str, f64)| Beside { name: (*name).into(), value: *value, ratio: value / ns };
+    let beside = |(name, value): &(String, f64)| Beside { name: name.clone(), value: *value, ratio: value / ns };
     let worst = Some(ours.most());
     let first = besides.first().map(beside);
     report.figure(&Figure { name: case, unit: "ns/row", value: ns, worst, beside: first, samples, hash });
     for other in besides.iter().skip(1) {
-        let name = format!("{case}-beside-{}", other.0);
+        let name = format!("{case}-beside-{}", other.0.replace(", this processor", "-native"));
         let beside = Some(beside(other));
         report.figure(&Figure { name: &name, unit: "ns/row", value: ns, worst, beside, samples, hash });
     }

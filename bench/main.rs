@@ -82,14 +82,14 @@ struct Workload {
 const WORKLOADS: [Workload; 10] = [
     Workload {
         name: "formats",
-        what: "bytes to rows: JSON, CSV, binary; ns a row beside serde_json and sonic-rs",
-        takes: ["2 s", "50 s"],
+        what: "bytes to rows: JSON, CSV, binary; ns a row beside sonic-rs, simd-json, serde_json, arrow-csv",
+        takes: ["3 s", "90 s"],
         run: formats::run,
     },
     Workload {
         name: "learn",
-        what: "score and learn on decoded rows: dense, hashed, softmax; ns a row",
-        takes: ["3 s", "30 s"],
+        what: "score and learn on decoded rows: dense, hashed, softmax; ns a row beside River and vw",
+        takes: ["15 s", "4 min"],
         run: learn::run,
     },
     Workload {

@@ -58,7 +58,7 @@ pub fn run(run: &Run, report: &mut Report) -> Outcome {
         Some(vw) => {
             report.note(&format!("vw {} beside it: `vw --daemon`, one child, the same rows as text", vw.version))
         }
-        None => report.note("vw --daemon: not installed (pip install vowpalwabbit)"),
+        None => report.note("vw --daemon: not installed (make bench-peers)"),
     }
     Ok(())
 }

@@ -17,11 +17,10 @@
 use super::build::{Builder, Entry};
 use super::calls::CoordinatorOf;
 use super::cluster::Cluster;
-use super::compress::Compression;
 use super::connection::wait_for;
 use super::error::{Error, Resource, Result, code};
 use super::produce_call::{Outcome, Produce, write_heads};
-use super::settings::Settings;
+use super::settings::{ProduceSettings, Settings};
 use super::txn_calls::{Identity, InitProducerId};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -29,41 +28,14 @@ use std::time::{Duration, Instant};
 /// How long a partition whose batch failed in passing is left alone.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How long one call to a coordinator may take before it is looked up again.
+const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an answer may be late before the leaders are looked up: a broker that is held keeps its connections.
+const STALL: Duration = Duration::from_secs(3);
+
 /// Batches of which the room is kept.
 const SPARES_MAX: usize = 64;
-
-/// How a producer writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProduceSettings {
-    /// How batches are compressed.
-    pub compression: Compression,
-    /// A batch is sent at the latest when it has this many bytes, before compression.
-    pub batch_bytes: usize,
-    /// Longest message that is taken, in bytes.
-    pub message_bytes_max: usize,
-    /// Requests on their way to one broker; at most 5, for that is how many batches a broker remembers.
-    pub on_their_way_max: usize,
-    /// How long a batch is tried.
-    pub delivery_timeout: Duration,
-    /// The transactional id; none: messages are seen one by one.
-    pub transactional: Option<String>,
-    /// How long a transaction may stay open before the broker aborts it.
-    pub transaction_timeout: Duration,
-}
-
-impl Default for ProduceSettings {
-    fn default() -> ProduceSettings {
-        ProduceSettings {
-            compression: Compression::None,
-            batch_bytes: 256 << 10,
-            message_bytes_max: 1_000_000,
-            on_their_way_max: 5,
-            delivery_timeout: Duration::from_secs(60),
-            transactional: None,
-            transaction_timeout: Duration::from_secs(60),
-        }
-    }
-}
 
 /// A sealed batch.
 #[derive(Debug)]
@@ -93,6 +65,7 @@ pub(super) struct Slot {
 /// A request on its way: its batches, by slot.
 #[derive(Debug)]
 struct Flight {
+    sent: Instant,
     batches: Vec<(usize, Batch)>,
 }
 
@@ -118,6 +91,8 @@ pub struct Producer {
     /// Something of the open transaction may have reached a broker.
     pub(super) touched: bool,
     refresh_not_before: Option<Instant>,
+    /// When a late answer made it look up the leaders.
+    looked: Instant,
     /// Brokers that want to be left alone for a while (quotas).
     quiet: HashMap<i32, Instant>,
 }
@@ -129,9 +104,11 @@ impl Producer {
     /// # Errors
     /// `Config`, `Broker`; `Io` and `Timeout` where no broker answers within the delivery timeout.
     pub fn open(settings: Settings, how: ProduceSettings) -> Result<Producer> {
+        // A coordinator that keeps still may have a successor by then.
+        let control = Settings { call_timeout: settings.call_timeout.min(COORDINATOR_TIMEOUT), ..settings.clone() };
         let mut producer = Producer {
-            cluster: Cluster::new(settings.clone())?,
-            control: Cluster::new(settings)?,
+            cluster: Cluster::new(settings)?,
+            control: Cluster::new(control)?,
             settings: how,
             identity: Identity::NONE,
             joins: false,
@@ -144,6 +121,7 @@ impl Producer {
             fenced: false,
             touched: false,
             refresh_not_before: None,
+            looked: Instant::now(),
             quiet: HashMap::new(),
         };
         producer.identify()?;
@@ -349,6 +327,7 @@ impl Producer {
         let done = self.give_up_overdue().and_then(|()| self.dispatch()).and_then(|()| {
             let until = Instant::now() + wait;
             self.receive(until)?;
+            self.look_after()?;
             self.dispatch()
         });
         if let Err(error) = &done {
@@ -420,6 +399,21 @@ impl Producer {
         }
     }
 
+    /// Where a broker keeps still, looks whether it leads yet. One that the others have given up is gone from their
+    /// list, and its connection with it.
+    fn look_after(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let late = |flights: &&VecDeque<Flight>| flights.front().is_some_and(|f| now.duration_since(f.sent) > STALL);
+        if now.duration_since(self.looked) < STALL || !self.flights.values().any(|flights| late(&flights)) {
+            return Ok(());
+        }
+        self.looked = now;
+        let batches = self.flights.values().filter(late).flatten().flat_map(|flight| &flight.batches);
+        let mut topics: Vec<String> =
+            batches.map(|(number, _)| self.topics[self.slots[*number].topic].clone()).collect();
+        self.look_up(&mut topics, now)
+    }
+
     fn send_to(&mut self, broker: i32, slots: &[usize]) -> Result<()> {
         let mut slots = slots.to_vec();
         slots.sort_by_key(|number| (self.slots[*number].topic, *number));
@@ -452,7 +446,7 @@ impl Producer {
         }
         slices.push(&tail);
         let sent = self.cluster.connection(broker).and_then(|connection| connection.send_with(&call, &slices));
-        let flight = Flight { batches };
+        let flight = Flight { sent: Instant::now(), batches };
         match sent {
             Ok(()) => self.flights.entry(broker).or_default().push_back(flight),
             Err(error) => {

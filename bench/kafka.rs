@@ -1,6 +1,7 @@
 //! `kafka`: eight partitions of JSON rows through the real daemon to predictions in another topic, scored and
-//! learned; one row a record and a hundred. Beside it, in the same run and in turn, a loop over librdkafka that
-//! looks at nothing (`kafka_loop.rs`). Broker, daemon and loop share the machine's cores.
+//! learned; one row a record and a hundred, by the direct client and by librdkafka. Beside it, in the same run and in
+//! turn, a loop over librdkafka that looks at nothing (`kafka_loop.rs`). Broker, daemon and loop share the machine's
+//! cores.
 
 use crate::broker::Broker;
 use crate::daemon::{Daemon, Place};
@@ -24,13 +25,22 @@ struct Way {
     name: &'static str,
     exactly_once: bool,
     packed: bool,
+    client: &'static str,
+    /// A turn of the loop goes with it.
+    looped: bool,
 }
 
-const WAYS: [Way; 4] = [
-    Way { name: "exactly-once", exactly_once: true, packed: false },
-    Way { name: "at-least-once", exactly_once: false, packed: false },
-    Way { name: "exactly-once-packed", exactly_once: true, packed: true },
-    Way { name: "at-least-once-packed", exactly_once: false, packed: true },
+const fn way(name: &'static str, exactly_once: bool, packed: bool, client: &'static str) -> Way {
+    Way { name, exactly_once, packed, client, looped: !packed && matches!(client.as_bytes(), b"direct") }
+}
+
+const WAYS: [Way; 6] = [
+    way("exactly-once", true, false, "direct"),
+    way("exactly-once-librdkafka", true, false, "librdkafka"),
+    way("at-least-once", false, false, "direct"),
+    way("at-least-once-librdkafka", false, false, "librdkafka"),
+    way("exactly-once-packed", true, true, "direct"),
+    way("at-least-once-packed", false, true, "direct"),
 ];
 
 /// What the turns of one way brought.
@@ -74,7 +84,7 @@ pub fn run(run: &Run, report: &mut Report) -> Outcome {
                 m.hash = check(&broker, &to, inputs.rows)?;
             }
             broker.remove(&to)?;
-            if !way.packed {
+            if way.looped {
                 let to = format!("loop-{}-{pair}-{}", way.name, std::process::id());
                 let looped = loop_turn(&broker, way, &inputs, &to)?;
                 m.loop_rate.push(inputs.rows as f64 / looped.0);
@@ -108,7 +118,9 @@ fn fill(broker: &Broker, run: &Run, report: &Report) -> Result<Inputs, String> {
 fn daemon_turn(broker: &Broker, way: &Way, inputs: &Inputs, to: &str) -> Result<(f64, f64), String> {
     broker.topic(to)?;
     let from = if way.packed { &inputs.packed } else { &inputs.single };
-    let place = Place::new(PIPELINE, &config(broker, from, to, way.exactly_once, COMMIT_MS))?;
+    let config = config(broker, from, to, way.exactly_once, COMMIT_MS);
+    let config = config.replace("[source]\n", &format!("[source]\nclient = \"{}\"\n", way.client));
+    let place = Place::new(PIPELINE, &config)?;
     let mut daemon = Daemon::start(&place, None)?;
     daemon.wait_ready()?;
     let (began, cpu) = (Instant::now(), machine::process_cpu_ns(daemon.pid()));

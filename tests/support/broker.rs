@@ -380,7 +380,15 @@ impl Broker {
         let consumer: BaseConsumer = config.create().expect("consumer");
         let mut list = TopicPartitionList::new();
         list.add_partition(topic, partition);
-        let answer = consumer.committed_offsets(list, PATIENCE).expect("committed offsets");
+        let deadline = Instant::now() + PATIENCE;
+        // The coordinator may just be moving.
+        let answer = loop {
+            match consumer.committed_offsets(list.clone(), PATIENCE) {
+                Ok(answer) => break answer,
+                Err(error) => assert!(Instant::now() < deadline, "committed offsets: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
         match answer.elements()[0].offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,

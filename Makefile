@@ -27,6 +27,7 @@ demo:
 test:
 	@scripts/setup test
 	$(CARGO) test --release --locked
+	MILLSTREAM_TEST_CLIENT=librdkafka $(CARGO) test --release --locked --test kafka_daemon
 	$(CARGO) test --release --locked --features faults --test torture
 
 ## make torture       kills the daemon at every step, for as long as you like: SEED=, KILLS=, SECONDS_MAX=; ROUND= one round again

@@ -169,6 +169,29 @@ fn counts_without_their_weights_take_no_memory() {
     }
 }
 
+/// A broker that announces an answer of 200 MB and sends a few bytes of it gets the room of those few.
+#[test]
+fn a_length_that_a_broker_makes_up_takes_no_memory() {
+    use millstream::kafka::direct::Settings;
+    use millstream::kafka::direct::connection::Dialer;
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("a port").to_string();
+    let broker = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        let _ = client.read(&mut [0; 1_024]);
+        client.write_all(&200_000_000_i32.to_be_bytes()).expect("sent");
+        client.write_all(&[0; 100]).expect("sent");
+        // Until the client has had enough.
+        let _ = client.read(&mut [0; 1_024]);
+    });
+    let settings = Settings { connect_timeout: Duration::from_millis(300), ..Settings::new(&address) };
+    let dialer = Dialer::new(settings).expect("a dialer");
+    let refused = fuzzed::memory::within(4 << 20, "an answer", || dialer.dial(&address).err());
+    assert!(refused.is_some());
+    broker.join().expect("the broker");
+}
+
 macro_rules! targets {
     ($($name:ident)*) => {
         $(#[test] fn $name() { smoke(stringify!($name)); })*
@@ -191,6 +214,6 @@ macro_rules! targets {
 }
 
 targets! {
-    admin_request artifact binary_rows config csv_rows frames journal_record journal_segment json_rows learning
-    message_headers predictions spec state
+    admin_request artifact binary_rows config csv_rows frames journal_record journal_segment json_rows kafka_answer
+    kafka_fetch learning message_headers predictions record_batch spec state
 }

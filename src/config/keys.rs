@@ -172,9 +172,9 @@ pub const KEYS: &[Key] = &[
     .only(KAFKA),
     key(
         "source.client",
-        Kind::OneOf(&["librdkafka", "direct"]),
-        Default::Value("\"librdkafka\""),
-        "Who reads and writes records: the C library, or Millstream itself, which takes a fraction of the CPU.",
+        Kind::OneOf(&["direct", "librdkafka"]),
+        Default::Value("\"direct\""),
+        "Who reads and writes records, for source and sink alike: Millstream itself, at a fraction of the CPU, or the C library (docs/operations.md, Two clients).",
     )
     .only(KAFKA),
     key("source.listen", Kind::Listen, Default::Required, "Address or path to listen at. Port 0 takes a free one.").only(SOCKET),

@@ -124,34 +124,7 @@ impl Decoder {
     /// Decodes on from `cursor` until the batch (whose strides are the schema's) holds `events_max`
     /// rows or the block ends. Returns true if any row was added.
     pub fn fill(&mut self, block: &Block, cursor: &mut Cursor, batch: &mut Batch, events_max: usize) -> bool {
-        let before = batch.len();
-        while let Some(record) = block.records.get(cursor.record) {
-            if batch.len() >= events_max {
-                break;
-            }
-            let done = match (record.kind, &mut self.reader) {
-                (RecordKind::Header, reader) => {
-                    if let Reader::Csv(csv) = reader {
-                        csv.header(record.input, record.span.of(&block.bytes));
-                    }
-                    true
-                }
-                (RecordKind::Overlong, _) => {
-                    push_overlong(record, cursor, batch);
-                    true
-                }
-                (_, Reader::Json(json)) => self.rows.record(json.as_mut(), block, record, cursor, batch, events_max),
-                (_, Reader::Csv(csv)) => {
-                    csv.select(record.input);
-                    self.rows.record(csv.as_mut(), block, record, cursor, batch, events_max)
-                }
-                (_, Reader::Binary(binary)) => self.rows.record(binary, block, record, cursor, batch, events_max),
-            };
-            if done {
-                *cursor = Cursor { record: cursor.record + 1, byte: 0, row: 0 };
-            }
-        }
-        batch.len() > before
+        fill(self, block, cursor, batch, events_max)
     }
 
     /// Missing values of each field of the schema since the start, counted for features, in rows that
@@ -165,6 +138,40 @@ impl Decoder {
         if let Reader::Csv(csv) = &mut self.reader {
             csv.forget(input);
         }
+    }
+}
+
+crate::wide! {
+    // Numbers are read by shifts of a varying width, which are cheaper there.
+    fn fill(decoder: &mut Decoder, block: &Block, cursor: &mut Cursor, batch: &mut Batch, events_max: usize) -> bool {
+        let before = batch.len();
+        while let Some(record) = block.records.get(cursor.record) {
+            if batch.len() >= events_max {
+                break;
+            }
+            let done = match (record.kind, &mut decoder.reader) {
+                (RecordKind::Header, reader) => {
+                    if let Reader::Csv(csv) = reader {
+                        csv.header(record.input, record.span.of(&block.bytes));
+                    }
+                    true
+                }
+                (RecordKind::Overlong, _) => {
+                    push_overlong(record, cursor, batch);
+                    true
+                }
+                (_, Reader::Json(json)) => decoder.rows.record(json.as_mut(), block, record, cursor, batch, events_max),
+                (_, Reader::Csv(csv)) => {
+                    csv.select(record.input);
+                    decoder.rows.record(csv.as_mut(), block, record, cursor, batch, events_max)
+                }
+                (_, Reader::Binary(binary)) => decoder.rows.record(binary, block, record, cursor, batch, events_max),
+            };
+            if done {
+                *cursor = Cursor { record: cursor.record + 1, byte: 0, row: 0 };
+            }
+        }
+        batch.len() > before
     }
 }
 
@@ -185,6 +192,7 @@ fn push_overlong(record: &Record, cursor: &Cursor, batch: &mut Batch) {
 
 impl Rows {
     /// Decodes on in a record; returns true once it holds no further event.
+    #[inline(always)]
     fn record<E: Events>(
         &mut self,
         events: &mut E,

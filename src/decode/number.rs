@@ -62,14 +62,53 @@ pub(super) fn plain(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
     }
     let negative = usize::from(window[0] == b'-');
     let digits = text >> (8 * negative);
-    let (whole, length) = (point - negative, end - negative);
-    // Without `||`: whether a number begins with 0 cannot be foretold, and a wrong guess costs more than all else.
-    let no_digit = (digits as u8 > 9) | (whole == 0) | (end == point + 1);
-    if no_digit | ((digits as u8 == 0) & (whole > 1)) {
+    let shape = &SHAPES[(negative << 6 | point << 3 | end) & 127];
+    // One comparison for all that may be wrong: whether a number begins with 0 cannot be foretold, and a wrong guess
+    // costs more than all else.
+    if u32::from(digits as u8).wrapping_sub(shape.first_min) > shape.first_span {
         return None;
     }
-    Some((signed(joined(digits, whole, length), length - 1 - whole, negative), at + end))
+    let mantissa = eight(((digits & shape.below) | ((digits >> 8) & !shape.below)) << shape.shift);
+    let value = mantissa as i64 as f64 / shape.divisor;
+    Some((f64::from_bits(value.to_bits() | (negative as u64) << 63), at + end))
 }
+
+/// What follows from where a word's sign, point and end stand.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// The bytes before the point.
+    below: u64,
+    /// Ten to the power of the decimals.
+    divisor: f64,
+    /// Brings the last digit to the top, once the point is out.
+    shift: u32,
+    /// The first digit may be this, and so many more; nothing, where a digit is missing before or behind the point.
+    first_min: u32,
+    first_span: u32,
+}
+
+/// By `negative << 6 | point << 3 | end`, counted from the word's first byte.
+static SHAPES: [Shape; 128] = {
+    let none = Shape { below: 0, divisor: 1.0, shift: 0, first_min: u32::MAX / 2, first_span: 0 };
+    let mut all = [none; 128];
+    let mut key = 0;
+    while key < all.len() {
+        let (negative, point, end) = (key >> 6, key >> 3 & 7, key & 7);
+        if point > negative && end > point + 1 {
+            let (whole, length) = (point - negative, end - negative);
+            let first_min = if whole > 1 { 1 } else { 0 };
+            all[key] = Shape {
+                below: (1 << (8 * whole)) - 1,
+                divisor: POW10[length - 1 - whole],
+                shift: 8 * (9 - length as u32),
+                first_min,
+                first_span: 9 - first_min,
+            };
+        }
+        key += 1;
+    }
+    all
+};
 
 /// The digits of a word around its point, as one number.
 #[inline(always)]

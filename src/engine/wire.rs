@@ -296,7 +296,7 @@ pub fn kafka_options(config: &Config, lane: u32, lineage: &str) -> Option<KafkaO
         dead_letters: None,
         exactly_once: config.delivery.guarantee == Guarantee::ExactlyOnce,
         lineage: lineage.to_string(),
-        client: kafka::ClientKind::Library,
+        client: kafka::ClientKind::default(),
         first_answer: Duration::from_millis(config.limits.start_timeout_ms),
     };
     let SourceKind::Kafka { brokers, topics, group, start, direct, properties } = &config.source.kind else {

@@ -66,13 +66,13 @@ pub enum Start {
     Latest,
 }
 
-/// Which client reads and writes. The membership in the group is librdkafka's in either case.
+/// Which client reads and writes: one for source, sink and journal, since a commit joins the three. The membership in the group is librdkafka's in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClientKind {
     /// librdkafka.
-    #[default]
     Library,
     /// Our own.
+    #[default]
     Direct,
 }
 

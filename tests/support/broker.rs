@@ -1,7 +1,7 @@
 //! A real Apache Kafka broker on loopback: one node, both broker and controller.
 //!
 //! The jars come through Maven (tests/kafka/pom.xml), once, into `target/kafka-lib` or
-//! `$MILLSTREAM_KAFKA_LIB`. The broker dies with the test process, however that ends: the kernel is told to.
+//! `$MILLSTREAM_KAFKA_LIB`; `$MILLSTREAM_KAFKA_VERSION` takes another one than the pom's. The broker dies with the test process, however that ends: the kernel is told to.
 
 use millstream::kafka::ClientKind;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -72,6 +72,10 @@ pub struct Batch {
 pub struct Broker {
     dir: PathBuf,
     port: u16,
+    /// Itself and the others of its cluster.
+    address: String,
+    /// Replicas of the topics that these helpers make.
+    replicas: i32,
     process: Mutex<Option<Child>>,
     producer: OnceLock<BaseProducer>,
 }
@@ -91,14 +95,42 @@ impl Broker {
     /// A broker whose properties are made from the usual ones, in the folder named; `format` are arguments of the
     /// storage's formatting.
     pub fn with(properties_of: impl FnOnce(&Path, String) -> String, format: &[String]) -> Broker {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let dir = target_dir().join("kafka-run").join(format!("{}-{number}", std::process::id()));
-        remove_leftovers(&target_dir().join("kafka-run"));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).expect("a folder for the broker");
-        let (port, controller) = free_ports();
+        let (dir, (port, controller)) = (new_folder(), free_ports());
         let properties = properties_of(&dir, properties(port, controller, &dir));
+        let broker = Broker::prepared(dir, port, &properties, format);
+        broker.start();
+        broker
+    }
+
+    /// The brokers of a cluster, each of them a controller too. Topics have a replica on each, and take messages as
+    /// long as all but one are there. What `more` says goes to each.
+    pub fn cluster(count: usize, more: &str) -> Vec<Broker> {
+        let all: Vec<(PathBuf, (u16, u16))> = (0..count).map(|_| (new_folder(), free_ports())).collect();
+        let list = |of: &dyn Fn(usize, (u16, u16)) -> String| -> String {
+            let each: Vec<String> = all.iter().enumerate().map(|(number, (_, ports))| of(number + 1, *ports)).collect();
+            each.join(",")
+        };
+        let voters = list(&|id, (_, controller)| format!("{id}@127.0.0.1:{controller}"));
+        let address = list(&|_, (port, _)| format!("127.0.0.1:{port}"));
+        let made = all.into_iter().enumerate().map(|(number, (dir, (port, controller)))| {
+            let usual = properties(port, controller, &dir).replace("node.id=1", &format!("node.id={}", number + 1));
+            let usual = usual.replace(&format!("1@127.0.0.1:{controller}"), &voters);
+            let usual = usual.replace("replication.factor=1", &format!("replication.factor={count}"));
+            let usual = usual.replace("min.isr=1", &format!("min.isr={}", count - 1));
+            let usual = usual.replace("min.insync.replicas=1", &format!("min.insync.replicas={}", count - 1));
+            let mut broker = Broker::prepared(dir, port, &format!("{usual}{more}"), &[]);
+            (broker.address, broker.replicas) = (address.clone(), count as i32);
+            broker
+        });
+        let made: Vec<Broker> = made.collect();
+        // None answers before most are there.
+        made.iter().for_each(Broker::spawn);
+        made.iter().for_each(Broker::wait_ready);
+        made
+    }
+
+    /// A broker with its data folder, not started.
+    fn prepared(dir: PathBuf, port: u16, properties: &str, format: &[String]) -> Broker {
         fs::write(dir.join("server.properties"), properties).expect("the broker's properties");
         let formatted = java()
             .args(["kafka.tools.StorageTool", "format", "-t", "bWlsbHN0cmVhbXRlc3QwMA", "-c"])
@@ -107,14 +139,21 @@ impl Broker {
             .output()
             .expect("java runs (install a Java runtime, 17 or later)");
         assert!(formatted.status.success(), "kafka format: {}", String::from_utf8_lossy(&formatted.stderr));
-        let broker = Broker { dir, port, process: Mutex::new(None), producer: OnceLock::new() };
-        broker.start();
-        broker
+        let address = format!("127.0.0.1:{port}");
+        Broker { dir, port, address, replicas: 1, process: Mutex::new(None), producer: OnceLock::new() }
     }
 
-    /// `127.0.0.1:port`.
+    /// `127.0.0.1:port`; in a cluster those of all.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.clone()
+    }
+
+    /// The number of the broker that leads a partition; none where it has no leader at the moment.
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
+        let probe: BaseConsumer = self.config().set("allow.auto.create.topics", "false").create().expect("probe");
+        let metadata = probe.fetch_metadata(Some(topic), PATIENCE).ok()?;
+        let leader = metadata.topics().first()?.partitions().iter().find(|p| p.id() == partition)?.leader();
+        (leader > 0).then_some(leader)
     }
 
     /// What the console consumer shows of messages of a partition: timestamp, headers, key, value.
@@ -138,14 +177,24 @@ impl Broker {
 
     /// Starts it again after `stop` or `kill`, on the same port and data. Returns when it answers.
     pub fn start(&self) {
+        self.spawn();
+        self.wait_ready();
+    }
+
+    fn spawn(&self) {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("the broker's log");
         let mut command = java();
         command.arg("kafka.Kafka").arg(self.dir.join("server.properties"));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         let child = spawn_bound(command);
         *self.process.lock().unwrap() = Some(child);
+    }
+
+    /// Waits until it answers.
+    fn wait_ready(&self) {
         let deadline = Instant::now() + PATIENCE;
-        let probe: BaseConsumer = self.config().create().expect("probe");
+        let own = format!("127.0.0.1:{}", self.port);
+        let probe: BaseConsumer = self.config().set("bootstrap.servers", own).create().expect("probe");
         loop {
             if let Some(child) = self.process.lock().unwrap().as_mut()
                 && let Ok(Some(status)) = child.try_wait()
@@ -213,7 +262,7 @@ impl Broker {
 
     /// Makes a topic with settings.
     pub fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replicas));
         for (key, value) in settings {
             topic = topic.set(key, value);
         }
@@ -400,6 +449,17 @@ fn store(message: &rdkafka::message::BorrowedMessage<'_>) -> Stored {
     }
 }
 
+/// A folder for a broker.
+fn new_folder() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let dir = target_dir().join("kafka-run").join(format!("{}-{number}", std::process::id()));
+    remove_leftovers(&target_dir().join("kafka-run"));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).expect("a folder for the broker");
+    dir
+}
+
 /// Removes the folders of test processes that are gone: a shared broker lives until its process ends.
 fn remove_leftovers(runs: &Path) {
     for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
@@ -456,8 +516,9 @@ fn java() -> Command {
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let dir =
-            std::env::var_os("MILLSTREAM_KAFKA_LIB").map_or_else(|| target_dir().join("kafka-lib"), PathBuf::from);
+        let version = std::env::var("MILLSTREAM_KAFKA_VERSION").ok();
+        let name = version.as_ref().map_or("kafka-lib".to_string(), |version| format!("kafka-lib-{version}"));
+        let dir = std::env::var_os("MILLSTREAM_KAFKA_LIB").map_or_else(|| target_dir().join(name), PathBuf::from);
         fs::create_dir_all(&dir).expect("a folder for the jars");
         let lock = File::create(dir.join(".lock")).expect("the jars' lock");
         lock.lock().expect("the jars' lock");
@@ -468,6 +529,7 @@ fn library() -> &'static Path {
                 .arg(pom)
                 .arg("dependency:copy-dependencies")
                 .arg(format!("-DoutputDirectory={}", dir.display()))
+                .args(version.map(|version| format!("-Dkafka.version={version}")))
                 .output()
                 .expect("mvn runs (install Maven)");
             assert!(fetched.status.success(), "mvn: {}", String::from_utf8_lossy(&fetched.stdout));

@@ -76,7 +76,7 @@ impl Header {
         let (_leader_epoch, magic) = (from.i32()?, from.i8()?);
         if (0..2).contains(&magic) {
             return Err(Error::Config(format!(
-                "offset {base_offset} is stored in message format {magic}: set client = \"librdkafka\""
+                "offset {base_offset} is stored in message format {magic}: set source.client = \"librdkafka\""
             )));
         }
         let len = usize::try_from(length).unwrap_or(0) + BEFORE_LENGTH;

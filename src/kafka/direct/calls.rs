@@ -80,7 +80,7 @@ impl Call for ApiVersions {
     fn read(&self, from: &mut Reader<'_>) -> Result<KnownVersions> {
         let code = from.i16()?;
         if code == code::UNSUPPORTED_VERSION {
-            return Err(Error::Config("the broker is older than 2.8: set client = \"librdkafka\"".into()));
+            return Err(Error::Config("the broker is older than 2.8: set source.client = \"librdkafka\"".into()));
         }
         check(Self::NAME, code)?;
         let calls = from.compact_array(|item| {

@@ -172,7 +172,7 @@ impl Connection {
     /// Sends a request; the answer comes by `receive`, after those of the requests before it.
     ///
     /// # Errors
-    /// `Io`, `Timeout`: the connection is of no more use.
+    /// `Io`, `Timeout`: the connection is of no more use. `Config`: the broker doesn't speak the call's version.
     pub fn send<C: Call>(&mut self, call: &C) -> Result<()> {
         self.send_with(call, &[])
     }
@@ -182,6 +182,13 @@ impl Connection {
     /// # Errors
     /// As for `send`.
     pub fn send_with<C: Call>(&mut self, call: &C, parts: &[&[u8]]) -> Result<()> {
+        if !self.versions.calls.is_empty() && !self.versions.has(C::KEY, call.version()) {
+            let (at, version) = (&self.address, call.version());
+            return Err(Error::Config(format!(
+                "broker {at} doesn't speak version {version} of {}: set source.client = \"librdkafka\"",
+                C::NAME
+            )));
+        }
         let number = self.next_number;
         self.next_number = number.wrapping_add(1) & i32::MAX;
         let mut out = std::mem::take(&mut self.out);
@@ -347,6 +354,7 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use super::super::calls::Metadata;
     use super::*;
     use std::io::{Read, Write};
     use std::net::TcpListener;
@@ -393,8 +401,10 @@ mod tests {
 
     #[test]
     fn the_versions_are_asked_for_first() {
-        let connection = dial(&answering(versions())).unwrap();
+        let mut connection = dial(&answering(versions())).unwrap();
         assert!(connection.versions().has(1, 12) && !connection.versions().has(1, 13));
+        let error = connection.call(&Metadata { topics: &[] }).unwrap_err().to_string();
+        assert!(error.contains("version 9 of metadata") && error.contains("librdkafka"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::batch::{HEADER_BYTES, Header, Record, Records};
 use super::calls::{Call, check};
 use super::compress::{Compression, unpack};
 use super::connection::Answer;
-use super::error::{Result, code};
+use super::error::{Error, Result, code};
 use super::wire::{Reader, Writer};
 use std::ops::Range;
 
@@ -199,6 +199,21 @@ impl Fetched {
             record: None,
             aborting: Vec::new(),
         }
+    }
+
+    /// A walk over the body of a broker's answer (version 12) to a fetch of one partition from an offset on, for
+    /// whoever has the bytes without a connection. Compressed records and aborted ones are treated as the fetcher does.
+    ///
+    /// # Errors
+    /// `Damaged`; `Broker` where the answer is a refusal.
+    pub fn read(bytes: Vec<u8>, topic: &str, partition: i32, offset: i64, committed: bool) -> Result<Fetched> {
+        let wanted = [Wanted { slot: 0, moves: 0, topic: topic.into(), partition, leader_epoch: -1, offset }];
+        let call = Fetch { wanted: &wanted, committed, wait_ms: 0, bytes_max: 0, partition_bytes_max: 0 };
+        let (_, parts) = call.read(&mut Reader::new(&bytes))?;
+        if let Some(failed) = parts.iter().find(|part| part.failed()) {
+            return Err(Error::broker(format!("{topic}/{partition}"), failed.code));
+        }
+        Ok(Fetched::new(Answer { bytes, body: 0 }, parts, committed))
     }
 
     /// The next message; the same again until `advance` is called.

@@ -27,7 +27,7 @@ pub mod connection;
 mod error;
 mod fetched;
 mod fetcher;
-mod produce_call;
+pub mod produce_call;
 mod producer;
 mod sasl;
 mod settings;

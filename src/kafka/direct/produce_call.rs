@@ -6,7 +6,8 @@ use super::error::Result;
 use super::wire::{Reader, Writer};
 
 /// Writes batches. The body ends before the topics: they are sent as parts of their own ([`write_heads`]).
-pub(super) struct Produce<'a> {
+pub struct Produce<'a> {
+    /// The transactional id.
     pub transactional: Option<&'a str>,
     /// How long the leader may wait for its replicas.
     pub timeout_ms: i32,
@@ -16,9 +17,12 @@ pub(super) struct Produce<'a> {
 
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Outcome {
+pub struct Outcome {
+    /// The topic.
     pub topic: String,
+    /// The partition.
     pub partition: i32,
+    /// The protocol's code.
     pub code: i16,
     /// The broker's words, where it has some.
     pub words: Option<String>,

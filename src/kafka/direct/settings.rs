@@ -180,7 +180,7 @@ const UNKNOWN: [&str; 8] = [
 ];
 
 fn unsupported(name: &str) -> Error {
-    Error::Config(format!("\"{name}\" is not for the direct client: set client = \"librdkafka\""))
+    Error::Config(format!("\"{name}\" is not for the direct client: set source.client = \"librdkafka\""))
 }
 
 fn tls_of<'p>(get: &impl Fn(&str) -> Option<&'p str>) -> Result<Tls> {

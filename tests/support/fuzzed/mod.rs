@@ -13,6 +13,7 @@ pub mod frames;
 pub mod input;
 pub mod journal;
 pub mod json_rows;
+pub mod kafka;
 pub mod learning;
 pub mod memory;
 pub mod requests;
@@ -34,9 +35,12 @@ pub const TARGETS: &[Target] = &[
     ("journal_record", journal::journal_record),
     ("journal_segment", journal::journal_segment),
     ("json_rows", json_rows::json_rows),
+    ("kafka_answer", kafka::kafka_answer),
+    ("kafka_fetch", kafka::kafka_fetch),
     ("learning", learning::learning),
     ("message_headers", rows::message_headers),
     ("predictions", scores::predictions),
+    ("record_batch", kafka::record_batch),
     ("spec", settings::spec),
     ("state", files::state),
 ];

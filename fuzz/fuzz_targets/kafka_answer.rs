@@ -1,0 +1,4 @@
+//! What a Kafka broker answers.
+#![no_main]
+
+millstream_fuzz::target!(kafka_answer);

@@ -1,0 +1,4 @@
+//! A Kafka broker's answer to a fetch.
+#![no_main]
+
+millstream_fuzz::target!(kafka_fetch);

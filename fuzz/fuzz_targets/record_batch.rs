@@ -1,0 +1,4 @@
+//! Kafka's record batches.
+#![no_main]
+
+millstream_fuzz::target!(record_batch);

@@ -9,7 +9,7 @@ use crate::events::{PIPELINE, Rows};
 use crate::kafka::config;
 use crate::kafka_loop::Loop;
 use crate::machine::now_ns;
-use crate::report::{Beside, Figure, Outcome, Report, Run};
+use crate::report::{Beside, Distributions, Figure, Outcome, Report, Run};
 use hdrhistogram::Histogram;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -203,6 +203,13 @@ fn show(report: &mut Report, case: &Case, ours: &Histogram<u64>, theirs: &Histog
         let [value, peer] = [ours, theirs].map(|h| h.value_at_quantile(quantile) as f64 / 1e6);
         let name = format!("{}-{name}", case.name);
         let beside = Some(Beside { name: "librdkafka, no-op".into(), value: peer, ratio: value / peer });
-        report.figure(&Figure { name: &name, unit: "ms", value, worst: None, beside, samples, hash: None });
+        let figure = Figure { name: &name, unit: "ms", value, worst: None, beside, samples, hash: None };
+        match quantile {
+            1.0 => {
+                let all = Distributions { ours, beside: Some(theirs), unit_ns: 1e6 };
+                report.distribution(&figure, &all);
+            }
+            _ => report.figure(&figure),
+        }
     }
 }

@@ -295,6 +295,10 @@ fn show_jitter(report: &mut Report, jitter: &Histogram<u64>) {
     let samples = jitter.len();
     for (name, quantile) in [("p99.9", 0.999), ("p99.99", 0.9999), ("max", 1.0)] {
         let (name, value) = (format!("jitter-{name}"), jitter.value_at_quantile(quantile) as f64 / 1e3);
-        report.figure(&Figure { name: &name, unit: "µs", value, worst: None, beside: None, samples, hash: None });
+        let figure = Figure { name: &name, unit: "µs", value, worst: None, beside: None, samples, hash: None };
+        match quantile {
+            1.0 => report.distribution(&figure, &Distributions { ours: jitter, beside: None, unit_ns: 1e3 }),
+            _ => report.figure(&figure),
+        }
     }
 }

@@ -36,6 +36,10 @@ impl Cores {
         }
         cores
     }
+    /// True where the daemon has a core of its own.
+    pub fn apart(&self) -> bool {
+        self.daemon != self.generator
+    }
     /// This thread, and those it starts from now on, run where the daemon runs.
     pub fn as_daemon(&self) {
         pin(&self.daemon);

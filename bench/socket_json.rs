@@ -17,7 +17,6 @@ struct Measured {
     rate: Samples,
     daemon_ns: Samples,
     generator_ns: Samples,
-    fraction: Samples,
     floors: Vec<Floor>,
     peer_rate: Samples,
     peer_ns: Samples,
@@ -38,13 +37,12 @@ pub fn run(run: &Run, report: &mut Report) -> Outcome {
     let pairs = run.size(1, 5);
     for pair in 0..pairs {
         report.doing(format!("pair {} of {pairs}: the floor", pair + 1));
-        let floor = floor::measure(&json, rows.len(), run.size(0.1, 0.5), &cores)?;
+        let floor = floor::socket(&json, rows.len(), run.size(0.1, 0.5), &cores)?;
         report.doing(format!("pair {} of {pairs}: the daemon", pair + 1));
         let flow = daemon_flow(&load, &cores)?;
         measured.rate.push(flow.rate());
         measured.daemon_ns.push(flow.daemon_ns());
         measured.generator_ns.push(flow.generator_ns());
-        measured.fraction.push(floor.total() / flow.daemon_ns());
         measured.floors.push(floor);
         if let (Some(vw), Some(bytes)) = (&vw, &vw_rows) {
             report.doing(format!("pair {} of {pairs}: vw --daemon", pair + 1));
@@ -117,13 +115,7 @@ fn show(report: &mut Report, m: &Measured, row_bytes: f64, hash: u64) {
         ..figure("daemon-cpu", "ns/event", ns, Some(m.daemon_ns.most()))
     });
     report.figure(&figure("generator-cpu", "ns/event", m.generator_ns.median(), Some(m.generator_ns.most())));
-    let term = |of: fn(&Floor) -> f64| Samples(m.floors.iter().map(of).collect()).median();
-    report.figure(&figure("floor-receive", "ns/event", term(|f| f.receive), None));
-    report.figure(&figure("floor-parse", "ns/event", term(|f| f.parse), None));
-    report.figure(&figure("floor-learn", "ns/event", term(|f| f.learn), None));
-    report.figure(&figure("floor-answer", "ns/event", term(|f| f.answer), None));
-    report.figure(&figure("floor", "ns/event", term(Floor::total), None));
-    report.figure(&figure("fraction-of-limit", "floor/daemon-cpu", m.fraction.median(), Some(m.fraction.least())));
+    floor::show(report, "", "ns/event", &m.floors, &m.daemon_ns, hash);
     let wall = 1e9 / rate;
     report.note(&format!("{} bytes a row; {} ns of wall clock an event", short(row_bytes), short(wall)));
     if m.generator_ns.median() > 0.9 * wall {

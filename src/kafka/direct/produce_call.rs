@@ -5,7 +5,7 @@ use super::calls::Call;
 use super::error::Result;
 use super::wire::{Reader, Writer};
 
-/// Writes batches. The body ends before the topics: they are sent as parts of their own ([`write_heads`]).
+/// Writes batches. The body ends before the topics: they are sent as parts of their own (`write_heads`).
 pub struct Produce<'a> {
     /// The transactional id.
     pub transactional: Option<&'a str>,

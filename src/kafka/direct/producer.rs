@@ -55,6 +55,8 @@ pub(super) struct Slot {
     /// Sealed and not on their way, in order.
     waiting: VecDeque<Batch>,
     on_their_way: usize,
+    /// The broker that they are on their way to.
+    leader: i32,
     /// One has failed: nothing more goes until the others are answered.
     held: bool,
     pub(super) not_before: Option<Instant>,
@@ -199,6 +201,7 @@ impl Producer {
                     next_sequence: 0,
                     waiting: VecDeque::new(),
                     on_their_way: 0,
+                    leader: -1,
                     held: false,
                     not_before: None,
                     announced: self.settings.transactional.is_none() || self.joins,
@@ -361,6 +364,8 @@ impl Producer {
                 }
                 let topic = &self.topics[slot.topic];
                 match self.cluster.leader(topic, slot.partition) {
+                    // A new leader would get them before those that the old one still has to turn away.
+                    Some((leader, _)) if slot.on_their_way > 0 && slot.leader != leader => {}
                     Some((leader, _)) => {
                         let flying = self.flights.get(&leader).map_or(0, VecDeque::len);
                         if flying < self.settings.on_their_way_max.clamp(1, 5) && !self.quiet.contains_key(&leader) {
@@ -422,6 +427,7 @@ impl Producer {
             let slot = &mut self.slots[number];
             if let Some(batch) = slot.waiting.pop_front() {
                 slot.on_their_way += 1;
+                slot.leader = broker;
                 slot.not_before = None;
                 batches.push((number, batch));
             }
@@ -446,16 +452,9 @@ impl Producer {
         }
         slices.push(&tail);
         let sent = self.cluster.connection(broker).and_then(|connection| connection.send_with(&call, &slices));
-        let flight = Flight { sent: Instant::now(), batches };
-        match sent {
-            Ok(()) => self.flights.entry(broker).or_default().push_back(flight),
-            Err(error) => {
-                // The batches before this one are lost from sight with the connection.
-                self.flights.entry(broker).or_default().push_back(flight);
-                self.lose(broker, error)?;
-            }
-        }
-        Ok(())
+        self.flights.entry(broker).or_default().push_back(Flight { sent: Instant::now(), batches });
+        // With the connection, what was sent before is lost from sight as well.
+        sent.or_else(|error| self.lose(broker, error))
     }
 
     /// Takes in answers, waiting for the first at most until a deadline.

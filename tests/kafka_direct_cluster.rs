@@ -1,8 +1,8 @@
 //! The story: three brokers, and one of them is always in trouble. They are told to stop, which moves their leaders
 //! away in good order; killed, as leaders, as coordinator of the transactions or of the group; held until the others
 //! have gone on without them, and let go as leaders that don't know it. Leaders go back to where they were as soon as
-//! their broker is there again. Meanwhile events flow: what the daemon says is the oracle's, byte for byte, and what
-//! the client alone writes and reads is all there, in order.
+//! their broker is there again. Meanwhile events flow, and sometimes the daemon is killed in the midst of it: what it
+//! says is the oracle's, byte for byte, and what the client alone writes and reads is all there, in order.
 //!
 //! `MILLSTREAM_CLUSTER_ROUNDS` makes it longer (5 rounds are a turn of everything).
 
@@ -41,8 +41,8 @@ fn leader(topic: &str, partition: i32) -> &'static Broker {
     &brokers()[id as usize - 1]
 }
 
-/// One of the brokers gets into trouble, and out of it. Returns in which.
-fn trouble(round: usize, input: &str) -> &'static str {
+/// One of the brokers gets into trouble, and out of it; something happens while it is in. Returns in which.
+fn trouble(round: usize, input: &str, meanwhile: impl FnOnce()) -> &'static str {
     let (what, broker) = match round % 5 {
         0 => ("a leader is told to stop", leader(input, 0)),
         1 => ("a leader is killed", leader(input, 1)),
@@ -55,12 +55,14 @@ fn trouble(round: usize, input: &str) -> &'static str {
         3 => {
             broker.signal(libc::SIGSTOP);
             std::thread::sleep(GIVEN_UP);
+            meanwhile();
             broker.signal(libc::SIGCONT);
             return what;
         }
         _ => broker.kill(),
     }
     std::thread::sleep(Duration::from_millis(500));
+    meanwhile();
     broker.start();
     what
 }
@@ -69,6 +71,7 @@ fn trouble(round: usize, input: &str) -> &'static str {
 fn reached(daemon: &mut Daemon, events: u64) {
     until(&format!("{events} committed events"), || {
         assert!(daemon.runs(), "{}", daemon.said());
+        // Nothing while it starts.
         (committed(daemon) >= events).then_some(())
     });
 }
@@ -100,7 +103,12 @@ fn the_output_is_the_oracles_whatever_happens_to_the_brokers() {
         });
         for round in 0..rounds() {
             let before = committed(&daemon);
-            let what = trouble(round, "cluster-in");
+            let what = trouble(round, "cluster-in", || {
+                if round % 2 == 1 {
+                    daemon.signal(libc::SIGKILL);
+                    daemon = scene.spawn(&[]);
+                }
+            });
             let healed = Instant::now();
             let goal = before.max(committed(&daemon)) + 400;
             reached(&mut daemon, goal);
@@ -206,7 +214,7 @@ fn what_the_client_writes_is_all_there_in_order() {
     let count = std::thread::scope(|scope| {
         let troubles = scope.spawn(|| {
             for round in [0, 1, 3] {
-                trouble(round, "rolling");
+                trouble(round, "rolling", || {});
             }
         });
         let (mut n, mut after) = (0u64, 0);

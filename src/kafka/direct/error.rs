@@ -178,6 +178,7 @@ pub mod code {
         COORDINATOR_LOAD_IN_PROGRESS = 14, "the coordinator is loading";
         COORDINATOR_NOT_AVAILABLE = 15, "the coordinator isn't there yet";
         NOT_COORDINATOR = 16, "the broker isn't the coordinator";
+        INVALID_TOPIC = 17, "that can't be a topic's name";
         RECORD_LIST_TOO_LARGE = 18, "the batch is larger than a segment";
         NOT_ENOUGH_REPLICAS = 19, "too few replicas are in sync";
         NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20, "too few replicas took the batch";
@@ -195,6 +196,7 @@ pub mod code {
         INVALID_PRODUCER_EPOCH = 47, "the producer's epoch is old";
         INVALID_TXN_STATE = 48, "the transaction is in another state";
         INVALID_PRODUCER_ID_MAPPING = 49, "the transactional id belongs to another producer";
+        INVALID_TRANSACTION_TIMEOUT = 50, "transaction.timeout.ms is more than the broker allows";
         CONCURRENT_TRANSACTIONS = 51, "the last transaction is still being ended";
         TRANSACTION_COORDINATOR_FENCED = 52, "the coordinator is an old one";
         TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53, "not allowed with the transactional id";
@@ -205,6 +207,7 @@ pub mod code {
         FENCED_LEADER_EPOCH = 74, "the leader's epoch is old";
         UNKNOWN_LEADER_EPOCH = 75, "the broker doesn't know the leader's epoch yet";
         OFFSET_NOT_AVAILABLE = 78, "the offset isn't known yet";
+        INVALID_RECORD = 87, "the broker takes no such message";
         FENCED_INSTANCE_ID = 82, "another member has the instance's name";
         UNSTABLE_OFFSET_COMMIT = 88, "a transaction with the offsets is open";
         THROTTLING_QUOTA_EXCEEDED = 89, "the quota is used up";

@@ -332,6 +332,57 @@ fn offsets_that_are_gone_partitions_that_are_none_and_messages_too_long_are_told
 }
 
 #[test]
+fn a_compacted_topic_is_read_with_its_gaps() {
+    let broker = Broker::with(|_, usual| format!("{usual}log.cleaner.backoff.ms=100\n"), &[]);
+    let settings_of = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "20"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("min.compaction.lag.ms", "0"),
+    ];
+    broker.create_topic_with("direct-compact", 1, &settings_of);
+    let how = ProduceSettings { batch_bytes: 500, ..transactional("direct-compact") };
+    let mut producer = Producer::open(settings(&broker), how).unwrap();
+    for round in 0..60u64 {
+        for n in 0..50 {
+            let (key, value) = (((round * 50 + n) * 7 % 90).to_string(), (round * 50 + n).to_string().repeat(3));
+            producer.send("direct-compact", 0, &entry(Some(key.as_bytes()), value.as_bytes())).unwrap();
+        }
+        if round % 5 == 3 {
+            producer.flush().unwrap();
+            producer.abort().unwrap();
+        } else {
+            producer.commit(&[], &Membership::outside("g")).unwrap();
+        }
+    }
+    settled(&broker, "direct-compact", 0);
+    // Of 2,400 committed messages; the last segment is never compacted.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while broker.consume_all("direct-compact", true).len() > 700 {
+        assert!(Instant::now() < deadline, "{} messages are left", broker.consume_all("direct-compact", true).len());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // Compaction may go on between two looks: until both saw the same.
+    let seen = |from: i64| {
+        let stored = broker.consume_all("direct-compact", true);
+        let stored: Vec<_> =
+            stored.into_iter().filter(|m| m.offset >= from).map(|m| (m.offset, m.key, m.value)).collect();
+        let read = read_from(&broker, "direct-compact", 0, from, true);
+        (stored, read.into_iter().map(|m| (m.offset, m.key, m.value.unwrap_or_default())).collect::<Vec<_>>())
+    };
+    for from in [0, 1, 777, 1_500, 2_222, 3_000] {
+        loop {
+            let (stored, read) = seen(from);
+            if stored == read {
+                assert!(from > 1_500 || stored.windows(2).any(|pair| pair[1].0 > pair[0].0 + 2), "gaps");
+                break;
+            }
+            assert!(Instant::now() < deadline, "from {from}: {} and {} messages", stored.len(), read.len());
+        }
+    }
+}
+
+#[test]
 fn batches_as_large_as_a_topic_allows_go_through() {
     let broker = Broker::shared();
     broker.create_topic_with("direct-large", 1, &[FOR_GOOD]);

@@ -123,14 +123,27 @@ fn the_output_is_the_oracles_whatever_happens_to_the_brokers() {
     eprintln!("{sent} events in {:.0} s", began.elapsed().as_secs_f64());
 }
 
-/// What a partition holds, read until so many messages have come.
-fn read(topic: &str, partition: i32, count: usize) -> Vec<u64> {
+/// A fetcher of a partition's messages, from the first on.
+fn fetcher(topic: &str, partition: i32) -> Fetcher {
     let how = FetchSettings { wait: Duration::from_millis(20), ..FetchSettings::default() };
     let mut fetcher = Fetcher::open(Settings::new(&brokers()[0].address()), how).expect("a fetcher");
     fetcher.add(topic, partition, 0);
+    fetcher
+}
+
+/// What a partition holds, read until so many messages have come.
+fn read(topic: &str, partition: i32, count: usize) -> Vec<u64> {
+    let mut fetcher = fetcher(topic, partition);
+    let all = next(&mut fetcher, count);
+    assert_eq!(all.len(), count, "{topic}/{partition}");
+    all
+}
+
+/// So many more messages.
+fn next(fetcher: &mut Fetcher, count: usize) -> Vec<u64> {
     let (mut all, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(60));
     while all.len() < count {
-        assert!(Instant::now() < deadline, "{topic}/{partition}: {} of {count} came", all.len());
+        assert!(Instant::now() < deadline, "{} of {count} came", all.len());
         let Some(mut fetched) = fetcher.next(Duration::from_millis(200)).expect("fetched") else { continue };
         while let Some(message) = fetched.peek().expect("whole") {
             let value = message.value.and_then(|value| value.try_into().ok()).expect("eight bytes");
@@ -144,6 +157,44 @@ fn read(topic: &str, partition: i32, count: usize) -> Vec<u64> {
 
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64
+}
+
+/// Sends the numbers from `from` on to partition 0, one a message.
+fn send(producer: &mut Producer, topic: &str, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        let value = n.to_be_bytes();
+        let entry = Entry { key: None, value: Some(&value), timestamp: now_ms(), headers: &[] };
+        producer.send(topic, 0, &entry).expect("taken");
+    }
+    producer.flush().expect("acknowledged");
+}
+
+/// It keeps its connections, and never answers: who waits for it waits for as long as an answer may take.
+#[test]
+fn a_leader_that_is_held_is_left_for_the_one_that_took_over() {
+    let _alone = alone();
+    brokers()[0].create_topic("held", 1);
+    let settings = Settings::new(&brokers()[0].address());
+    let patience = settings.call_timeout;
+    let mut producer = Producer::open(settings, ProduceSettings::default()).expect("a producer");
+    let mut fetcher = fetcher("held", 0);
+    send(&mut producer, "held", 0..100);
+    assert!(next(&mut fetcher, 100).into_iter().eq(0..100));
+    let held = leader("held", 0);
+    held.signal(libc::SIGSTOP);
+    let began = Instant::now();
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        send(&mut producer, "held", 100..200);
+        assert!(next(&mut fetcher, 100).into_iter().eq(100..200));
+    }));
+    held.signal(libc::SIGCONT);
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let took = began.elapsed();
+    eprintln!("written and read {took:.1?} after the leader was held");
+    assert!(took < patience * 2 / 3, "{took:?}: no look at who leads");
+    // What it still had on its way comes to nothing.
+    send(&mut producer, "held", 200..300);
+    assert!(read("held", 0, 300).into_iter().eq(0..300));
 }
 
 #[test]

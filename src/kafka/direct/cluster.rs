@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// How often a call that may pass is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long one broker may take for a question that any broker could answer.
+const ANY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The leaders of a topic's partitions: broker (−1: none) and epoch (−1: unknown).
 type Leaders = Vec<(i32, i32)>;
 
@@ -69,7 +72,7 @@ impl Cluster {
             let address = self.addresses.get(&broker).cloned();
             let address =
                 address.ok_or_else(|| Error::broker(format!("broker {broker}"), code::LEADER_NOT_AVAILABLE))?;
-            let connection = self.dial(&address)?;
+            let connection = self.dial(&address, self.settings().connect_timeout)?;
             self.connections.insert(broker, connection);
         }
         Ok(self.connections.get_mut(&broker).expect("made above"))
@@ -89,13 +92,13 @@ impl Cluster {
         self.connections.remove(&broker);
     }
 
-    fn dial(&mut self, address: &str) -> Result<Connection> {
+    fn dial(&mut self, address: &str, limit: Duration) -> Result<Connection> {
         let backoff = self.backoffs.entry(address.to_string()).or_default();
         if backoff.not_before().is_some_and(|when| Instant::now() < when) {
             let source = std::io::Error::new(std::io::ErrorKind::NotConnected, "it is left alone for a moment");
             return Err(Error::Io { what: format!("broker {address}"), source });
         }
-        match self.dialer.dial(address) {
+        match self.dialer.dial_within(address, limit) {
             Ok(connection) => {
                 backoff.succeed();
                 Ok(connection)
@@ -121,7 +124,12 @@ impl Cluster {
     /// # Errors
     /// Those of the connection and of the call.
     pub fn ask<C: Call>(&mut self, broker: i32, call: &C) -> Result<C::Answer> {
-        let answer = self.connection(broker)?.call(call);
+        let patience = self.settings().call_timeout;
+        self.ask_within(broker, call, patience)
+    }
+
+    fn ask_within<C: Call>(&mut self, broker: i32, call: &C, patience: Duration) -> Result<C::Answer> {
+        let answer = self.connection(broker)?.call_within(call, patience);
         if answer.as_ref().is_err_and(Error::breaks_connection) {
             self.hang_up(broker);
         }
@@ -154,7 +162,8 @@ impl Cluster {
     /// The last broker's.
     pub fn ask_any<C: Call>(&mut self, call: &C) -> Result<C::Answer> {
         let idle = self.connections.iter().find(|(_, c)| c.on_their_way() == 0 && !c.is_worn()).map(|(id, _)| *id);
-        let mut last = match idle.map(|id| self.ask(id, call)) {
+        let patience = ANY_TIMEOUT.min(self.settings().call_timeout);
+        let mut last = match idle.map(|id| self.ask_within(id, call, patience)) {
             Some(Err(error)) if error.may_pass() || error.breaks_connection() => error,
             Some(done) => return done,
             None => Error::Config("no broker is named".into()),
@@ -164,7 +173,8 @@ impl Cluster {
         self.turn = self.turn.wrapping_add(1);
         let first = self.turn % named.len().max(1);
         for address in named[first..].iter().chain(&named[..first]).chain(&known) {
-            match self.dial(address).and_then(|mut connection| connection.call(call)) {
+            let connected = self.dial(address, ANY_TIMEOUT.min(self.settings().connect_timeout));
+            match connected.and_then(|mut connection| connection.call_within(call, patience)) {
                 Err(error @ Error::Config(_)) => return Err(error),
                 Err(error) => last = error,
                 done => return done,

@@ -61,12 +61,17 @@ impl Dialer {
     /// # Errors
     /// `Io`, `Timeout`; `Config`: TLS or login refused, or a broker that is too old.
     pub fn dial(&self, address: &str) -> Result<Connection> {
-        let deadline = Instant::now() + self.settings.connect_timeout;
+        self.dial_within(address, self.settings.connect_timeout)
+    }
+
+    /// As `dial`, with a limit of its own for the connection and for each answer of its making.
+    pub(super) fn dial_within(&self, address: &str, limit: Duration) -> Result<Connection> {
+        let deadline = Instant::now() + limit;
         let mut connection = Connection {
             transport: Transport::open(address, self.tls.as_ref(), deadline)?,
             address: address.to_string(),
             client_id: self.settings.client_id.clone(),
-            patience: self.settings.connect_timeout,
+            patience: limit,
             answer_bytes_max: self.settings.answer_bytes_max,
             next_number: 0,
             on_their_way: VecDeque::new(),
@@ -245,7 +250,7 @@ impl Connection {
     /// `Timeout`, where the oldest request is overdue; `Io`, `Damaged`. The connection is of no more use then.
     pub fn receive(&mut self, until: Instant, spare: &mut Vec<u8>) -> Result<Option<Answer>> {
         let Some(oldest) = self.on_their_way.front() else { return Ok(None) };
-        let (name, overdue) = (oldest.name, oldest.deadline);
+        let (name, mut overdue) = (oldest.name, oldest.deadline);
         loop {
             let need = self.missing()?;
             if need == 0 {
@@ -255,7 +260,13 @@ impl Connection {
                 self.incoming.reserve(need.min(READ_STEP_BYTES));
             }
             match self.transport.read_some(&mut self.incoming, need.min(READ_STEP_BYTES)) {
-                Ok(_) => continue,
+                // What is arriving is not overdue, however slow the link.
+                Ok(_) => {
+                    let until = Instant::now() + self.patience;
+                    self.on_their_way.iter_mut().for_each(|sent| sent.deadline = sent.deadline.max(until));
+                    overdue = overdue.max(until);
+                    continue;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(self.failed(name, error)),
@@ -305,14 +316,29 @@ impl Connection {
     /// # Errors
     /// `Io`, `Timeout`, `Damaged`: the connection is of no more use; those of the call's answer.
     pub fn call<C: Call>(&mut self, call: &C) -> Result<C::Answer> {
+        self.call_within(call, self.patience)
+    }
+
+    /// As `call`, waiting no longer than this for the answer to begin.
+    pub(super) fn call_within<C: Call>(&mut self, call: &C, patience: Duration) -> Result<C::Answer> {
+        let own = std::mem::replace(&mut self.patience, patience);
+        let answer = self.call_now(call);
+        self.patience = own;
+        answer
+    }
+
+    fn call_now<C: Call>(&mut self, call: &C) -> Result<C::Answer> {
         if !self.on_their_way.is_empty() {
             return Err(Error::Config(format!("{}: other requests are on their way", C::NAME)));
         }
         self.send(call)?;
-        let deadline = Instant::now() + self.patience;
         let mut spare = Vec::new();
-        let answer = self.receive(deadline, &mut spare)?;
-        let answer = answer.ok_or_else(|| Error::Timeout(format!("broker {}: {}", self.address, C::NAME)))?;
+        let answer = loop {
+            // Ends by the request's own deadline at the latest.
+            if let Some(answer) = self.receive(Instant::now() + self.patience, &mut spare)? {
+                break answer;
+            }
+        };
         let read = call.read(&mut answer.reader());
         self.incoming = answer.bytes;
         self.incoming.clear();

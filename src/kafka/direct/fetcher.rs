@@ -28,6 +28,9 @@ use std::time::{Duration, Instant};
 /// How long a partition that failed is left alone.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long an answer may be late before the leaders are looked up: a broker that is held keeps its connections.
+const STALL: Duration = Duration::from_secs(3);
+
 /// How a fetcher asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FetchSettings {
@@ -82,8 +85,8 @@ pub struct Fetcher {
     cluster: Cluster,
     settings: FetchSettings,
     slots: Vec<Slot>,
-    /// What is on its way from each broker.
-    flights: HashMap<i32, Vec<Wanted>>,
+    /// What is on its way from each broker, and since when.
+    flights: HashMap<i32, (Instant, Vec<Wanted>)>,
     ready: VecDeque<Fetched>,
     spares: Vec<Vec<u8>>,
     turn: usize,
@@ -91,6 +94,8 @@ pub struct Fetcher {
     quiet: HashMap<i32, Instant>,
     /// Leaders are not asked for again before.
     refresh_not_before: Option<Instant>,
+    /// When a late answer made it look up the leaders.
+    looked: Instant,
 }
 
 impl Fetcher {
@@ -109,6 +114,7 @@ impl Fetcher {
             turn: 0,
             quiet: HashMap::new(),
             refresh_not_before: None,
+            looked: Instant::now(),
         })
     }
 
@@ -201,6 +207,7 @@ impl Fetcher {
                 .chain(self.refresh_not_before)
                 .chain(self.quiet.values().copied());
             let until = again.filter(|when| *when > now).fold(deadline, Instant::min);
+            self.look_after(now)?;
             if self.flights.is_empty() {
                 let nap = until.min(now + RETRY_INTERVAL).saturating_duration_since(now);
                 std::thread::sleep(nap);
@@ -260,11 +267,26 @@ impl Fetcher {
             partition_bytes_max: self.settings.partition_bytes.min(i32::MAX as u32) as i32,
         };
         match self.cluster.connection(broker).and_then(|connection| connection.send(&call)) {
-            Ok(()) => drop(self.flights.insert(broker, wanted)),
+            Ok(()) => drop(self.flights.insert(broker, (Instant::now(), wanted))),
             Err(error @ Error::Config(_)) => return Err(error),
             Err(error) => self.lose(broker, &error, &wanted),
         }
         Ok(())
+    }
+
+    /// Where a broker keeps still for longer than it was asked to, looks whether it leads yet. One that the others
+    /// have given up is gone from their list, and its connection with it.
+    fn look_after(&mut self, now: Instant) -> Result<()> {
+        let late = |(sent, _): &&(Instant, Vec<Wanted>)| now.duration_since(*sent) > self.settings.wait + STALL;
+        let mut topics: Vec<String> =
+            self.flights.values().filter(late).flat_map(|(_, all)| all.iter().map(|w| w.topic.clone())).collect();
+        if topics.is_empty() || now.duration_since(self.looked) < STALL {
+            return Ok(());
+        }
+        self.looked = now;
+        topics.sort();
+        topics.dedup();
+        self.look_up(&topics)
     }
 
     /// Asks who leads topics.
@@ -303,7 +325,8 @@ impl Fetcher {
             }
             let wanted = match &answer {
                 Ok(None) => continue,
-                _ => self.flights.remove(&broker).unwrap_or_default(),
+
+                _ => self.flights.remove(&broker).map_or_else(Vec::new, |(_, wanted)| wanted),
             };
             let read = answer.and_then(|answer| {
                 let answer = answer.expect("none went on above");

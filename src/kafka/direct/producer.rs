@@ -17,11 +17,10 @@
 use super::build::{Builder, Entry};
 use super::calls::CoordinatorOf;
 use super::cluster::Cluster;
-use super::compress::Compression;
 use super::connection::wait_for;
 use super::error::{Error, Resource, Result, code};
 use super::produce_call::{Outcome, Produce, write_heads};
-use super::settings::Settings;
+use super::settings::{ProduceSettings, Settings};
 use super::txn_calls::{Identity, InitProducerId};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -29,41 +28,14 @@ use std::time::{Duration, Instant};
 /// How long a partition whose batch failed in passing is left alone.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How long one call to a coordinator may take before it is looked up again.
+const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an answer may be late before the leaders are looked up: a broker that is held keeps its connections.
+const STALL: Duration = Duration::from_secs(3);
+
 /// Batches of which the room is kept.
 const SPARES_MAX: usize = 64;
-
-/// How a producer writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProduceSettings {
-    /// How batches are compressed.
-    pub compression: Compression,
-    /// A batch is sent at the latest when it has this many bytes, before compression.
-    pub batch_bytes: usize,
-    /// Longest message that is taken, in bytes.
-    pub message_bytes_max: usize,
-    /// Requests on their way to one broker; at most 5, for that is how many batches a broker remembers.
-    pub on_their_way_max: usize,
-    /// How long a batch is tried.
-    pub delivery_timeout: Duration,
-    /// The transactional id; none: messages are seen one by one.
-    pub transactional: Option<String>,
-    /// How long a transaction may stay open before the broker aborts it.
-    pub transaction_timeout: Duration,
-}
-
-impl Default for ProduceSettings {
-    fn default() -> ProduceSettings {
-        ProduceSettings {
-            compression: Compression::None,
-            batch_bytes: 256 << 10,
-            message_bytes_max: 1_000_000,
-            on_their_way_max: 5,
-            delivery_timeout: Duration::from_secs(60),
-            transactional: None,
-            transaction_timeout: Duration::from_secs(60),
-        }
-    }
-}
 
 /// A sealed batch.
 #[derive(Debug)]
@@ -93,7 +65,11 @@ pub(super) struct Slot {
 }
 
 /// A request on its way: its batches, by slot.
-type Flight = Vec<(usize, Batch)>;
+#[derive(Debug)]
+struct Flight {
+    sent: Instant,
+    batches: Vec<(usize, Batch)>,
+}
 
 /// Writes to partitions of a cluster. It lives on one thread and starts none.
 #[derive(Debug)]
@@ -117,6 +93,8 @@ pub struct Producer {
     /// Something of the open transaction may have reached a broker.
     pub(super) touched: bool,
     refresh_not_before: Option<Instant>,
+    /// When a late answer made it look up the leaders.
+    looked: Instant,
     /// Brokers that want to be left alone for a while (quotas).
     quiet: HashMap<i32, Instant>,
 }
@@ -128,9 +106,11 @@ impl Producer {
     /// # Errors
     /// `Config`, `Broker`; `Io` and `Timeout` where no broker answers within the delivery timeout.
     pub fn open(settings: Settings, how: ProduceSettings) -> Result<Producer> {
+        // A coordinator that keeps still may have a successor by then.
+        let control = Settings { call_timeout: settings.call_timeout.min(COORDINATOR_TIMEOUT), ..settings.clone() };
         let mut producer = Producer {
-            cluster: Cluster::new(settings.clone())?,
-            control: Cluster::new(settings)?,
+            cluster: Cluster::new(settings)?,
+            control: Cluster::new(control)?,
             settings: how,
             identity: Identity::NONE,
             joins: false,
@@ -143,6 +123,7 @@ impl Producer {
             fenced: false,
             touched: false,
             refresh_not_before: None,
+            looked: Instant::now(),
             quiet: HashMap::new(),
         };
         producer.identify()?;
@@ -349,6 +330,7 @@ impl Producer {
         let done = self.give_up_overdue().and_then(|()| self.dispatch()).and_then(|()| {
             let until = Instant::now() + wait;
             self.receive(until)?;
+            self.look_after()?;
             self.dispatch()
         });
         if let Err(error) = &done {
@@ -422,6 +404,21 @@ impl Producer {
         }
     }
 
+    /// Where a broker keeps still, looks whether it leads yet. One that the others have given up is gone from their
+    /// list, and its connection with it.
+    fn look_after(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let late = |flights: &&VecDeque<Flight>| flights.front().is_some_and(|f| now.duration_since(f.sent) > STALL);
+        if now.duration_since(self.looked) < STALL || !self.flights.values().any(|flights| late(&flights)) {
+            return Ok(());
+        }
+        self.looked = now;
+        let batches = self.flights.values().filter(late).flatten().flat_map(|flight| &flight.batches);
+        let mut topics: Vec<String> =
+            batches.map(|(number, _)| self.topics[self.slots[*number].topic].clone()).collect();
+        self.look_up(&mut topics, now)
+    }
+
     fn send_to(&mut self, broker: i32, slots: &[usize]) -> Result<()> {
         let mut slots = slots.to_vec();
         slots.sort_by_key(|number| (self.slots[*number].topic, *number));
@@ -455,7 +452,7 @@ impl Producer {
         }
         slices.push(&tail);
         let sent = self.cluster.connection(broker).and_then(|connection| connection.send_with(&call, &slices));
-        self.flights.entry(broker).or_default().push_back(batches);
+        self.flights.entry(broker).or_default().push_back(Flight { sent: Instant::now(), batches });
         // With the connection, what was sent before is lost from sight as well.
         sent.or_else(|error| self.lose(broker, error))
     }
@@ -521,7 +518,7 @@ impl Producer {
 
     fn take_in(&mut self, flight: Flight, outcomes: &[Outcome]) -> Result<()> {
         let mut fault = Ok(());
-        for (number, batch) in flight {
+        for (number, batch) in flight.batches {
             let (topic, partition) = (self.slots[number].topic, self.slots[number].partition);
             let found = outcomes.iter().find(|o| o.partition == partition && o.topic == self.topics[topic]);
             let code = found.map_or(code::NETWORK_EXCEPTION, |outcome| outcome.code);
@@ -577,7 +574,7 @@ impl Producer {
         tracing::debug!(target: "millstream::kafka", "produce: {error}");
         self.cluster.hang_up(broker);
         for flight in self.flights.remove(&broker).unwrap_or_default() {
-            for (number, batch) in flight {
+            for (number, batch) in flight.batches {
                 self.slots[number].on_their_way -= 1;
                 let topic = self.topics[self.slots[number].topic].clone();
                 self.cluster.forget_leaders(&topic);

@@ -9,6 +9,7 @@
 //! assert!(!format!("{settings:?}").contains("hush"));
 //! ```
 
+use super::compress::Compression;
 use super::error::{Error, Result};
 use std::fmt;
 use std::time::Duration;
@@ -164,6 +165,39 @@ impl Settings {
             settings.login = Some(login_of(&get)?);
         }
         Ok(settings)
+    }
+}
+
+/// How a producer writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProduceSettings {
+    /// How batches are compressed.
+    pub compression: Compression,
+    /// A batch is sent at the latest when it has this many bytes, before compression.
+    pub batch_bytes: usize,
+    /// Longest message that is taken, in bytes.
+    pub message_bytes_max: usize,
+    /// Requests on their way to one broker; at most 5, for that is how many batches a broker remembers.
+    pub on_their_way_max: usize,
+    /// How long a batch is tried.
+    pub delivery_timeout: Duration,
+    /// The transactional id; none: messages are seen one by one.
+    pub transactional: Option<String>,
+    /// How long a transaction may stay open before the broker aborts it.
+    pub transaction_timeout: Duration,
+}
+
+impl Default for ProduceSettings {
+    fn default() -> ProduceSettings {
+        ProduceSettings {
+            compression: Compression::None,
+            batch_bytes: 256 << 10,
+            message_bytes_max: 1_000_000,
+            on_their_way_max: 5,
+            delivery_timeout: Duration::from_secs(60),
+            transactional: None,
+            transaction_timeout: Duration::from_secs(60),
+        }
     }
 }
 

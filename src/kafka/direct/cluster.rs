@@ -13,7 +13,7 @@ use super::calls::{At, Call, ClusterAt, CoordinatorOf, FindCoordinator, ListOffs
 use super::connection::{Backoff, Connection, Dialer};
 use super::error::{Error, Resource, Result, code};
 use super::settings::Settings;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// How often a call that may pass is tried again.
@@ -32,6 +32,8 @@ pub struct Cluster {
     addresses: HashMap<i32, String>,
     topics: HashMap<String, Leaders>,
     connections: HashMap<i32, Connection>,
+    /// Brokers whose connection went with requests of its user on their way, who hasn't been told yet.
+    lost: HashSet<i32>,
     backoffs: HashMap<String, Backoff>,
     coordinators: HashMap<(CoordinatorOf, String), i32>,
     /// The bootstrap broker to ask next.
@@ -49,6 +51,7 @@ impl Cluster {
             addresses: HashMap::new(),
             topics: HashMap::new(),
             connections: HashMap::new(),
+            lost: HashSet::new(),
             backoffs: HashMap::new(),
             coordinators: HashMap::new(),
             turn: 0,
@@ -63,12 +66,17 @@ impl Cluster {
     /// A connection to a broker, made where there is none.
     ///
     /// # Errors
-    /// `Io`, where the broker is left alone for a while after a failure, or can't be reached; `Timeout`, `Config`.
+    /// `Io`, where the broker is left alone for a while after a failure, or can't be reached; `Timeout`, `Config`;
+    /// `Broker`, where the last one went with requests on their way: [`Cluster::hang_up`] first, and send them again.
     pub fn connection(&mut self, broker: i32) -> Result<&mut Connection> {
         if self.connections.get(&broker).is_some_and(|c| c.is_worn() && c.on_their_way() == 0) {
             self.connections.remove(&broker);
         }
         if !self.connections.contains_key(&broker) {
+            // On a new one, the first answer would be taken for that of the first request which was lost.
+            if self.lost.contains(&broker) {
+                return Err(Error::broker(format!("broker {broker}"), code::NETWORK_EXCEPTION));
+            }
             let address = self.addresses.get(&broker).cloned();
             let address =
                 address.ok_or_else(|| Error::broker(format!("broker {broker}"), code::LEADER_NOT_AVAILABLE))?;
@@ -89,6 +97,7 @@ impl Cluster {
 
     /// Drops the connection to a broker that has done nothing wrong.
     pub(super) fn drop_connection(&mut self, broker: i32) {
+        self.lost.remove(&broker);
         self.connections.remove(&broker);
     }
 
@@ -112,6 +121,7 @@ impl Cluster {
 
     /// Drops the connection to a broker, and what was on its way on it.
     pub fn hang_up(&mut self, broker: i32) {
+        self.lost.remove(&broker);
         if self.connections.remove(&broker).is_some()
             && let Some(address) = self.addresses.get(&broker)
         {
@@ -192,7 +202,11 @@ impl Cluster {
         let addresses: HashMap<i32, String> = answer.brokers.iter().map(|b| (b.id, join(&b.host, b.port))).collect();
         let moved = |id: &i32| addresses.get(id) != self.addresses.get(id);
         let gone: Vec<i32> = self.connections.keys().copied().filter(|id| moved(id)).collect();
-        gone.iter().for_each(|id| drop(self.connections.remove(id)));
+        for id in gone {
+            if self.connections.remove(&id).is_some_and(|connection| connection.on_their_way() > 0) {
+                self.lost.insert(id);
+            }
+        }
         self.addresses = addresses;
         for topic in answer.topics {
             if topic.code != code::NONE {

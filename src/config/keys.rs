@@ -148,7 +148,7 @@ pub const KEYS: &[Key] = &[
         "lanes",
         integer(1, 1_024, "lanes"),
         Default::Value("1"),
-        "Number of learners. Each owns the inputs whose number modulo `lanes` is its own. A change is a new lineage: refused on a state with a past, unless `--new-lineage` is given.",
+        "Number of learners. Each owns the inputs whose number modulo `lanes` is its own (files: by their path; sockets: by connection). A change is a new lineage: refused on a state with a past, unless `--new-lineage` is given.",
     ),
     key("source.kind", Kind::OneOf(&["kafka", "socket", "file", "rate"]), Default::Required, "What to read from."),
     key("source.format", Kind::OneOf(&["json", "csv", "binary"]), Default::Value("\"json\""), "How an event is written."),

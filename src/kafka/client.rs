@@ -407,6 +407,16 @@ pub fn missing(topic: &str) -> Fault {
         .lasting()
 }
 
+/// The fault of a lane whose transaction ended like this, because of `cause`.
+pub(super) fn broken_by(broken: Broken, cause: Fault, lane: u32) -> Fault {
+    match broken {
+        Broken::Fenced => taken(lane),
+        _ if cause.lasting => cause,
+        Broken::Refused(fault) => fault,
+        Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
+    }
+}
+
 /// The fault of a lane that has another owner.
 pub fn taken(lane: u32) -> Fault {
     Fault::environment(format!("lane {lane} was taken by another daemon"))

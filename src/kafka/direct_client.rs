@@ -3,7 +3,7 @@
 
 use super::client::{
     Broken, Client, Filling, Membership, Messages, Met, NextOffset, Place, Producer, Reader, Reading, Standing,
-    aborted, taken,
+    broken_by, taken,
 };
 use super::direct::build::{Entry, HeaderEntry};
 use super::direct::{
@@ -11,7 +11,7 @@ use super::direct::{
 };
 use super::group::{GroupStanding, KafkaGroup};
 use super::trouble::{self, refusal};
-use super::{BROKER_TIMEOUT, KafkaOptions, close, headers};
+use super::{BROKER_TIMEOUT, KafkaOptions, TRANSACTION_TIMEOUT_MS, close, headers};
 use crate::error::{Fault, Result};
 use crate::faults;
 use std::collections::HashMap;
@@ -20,10 +20,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often a batch that arrives damaged is asked for again.
 const DAMAGED_MAX: u32 = 3;
-
-/// How long a transaction may stay open before the broker aborts it, where `[source.kafka]` says nothing. Also the
-/// time that a message may take, and how long a commit is tried before its outcome counts as unknown.
-const TRANSACTION_TIMEOUT_MS: u64 = 60_000;
 
 /// How long a message may take outside a transaction, where `[source.kafka]` says nothing.
 const DELIVERY_TIMEOUT_MS: u64 = 300_000;
@@ -55,13 +51,8 @@ fn fault(options: &KafkaOptions, error: &Error, operation: &str) -> Fault {
     }
 }
 
-fn property<'o>(options: &'o KafkaOptions, names: &[&str]) -> Option<&'o str> {
-    let found = options.properties.iter().rev().find(|(key, _)| names.contains(&key.as_str()));
-    found.map(|(_, value)| value.as_str())
-}
-
 fn number<T: std::str::FromStr>(options: &KafkaOptions, names: &[&str], otherwise: T) -> Result<T> {
-    let Some(text) = property(options, names) else { return Ok(otherwise) };
+    let Some(text) = options.property(names) else { return Ok(otherwise) };
     text.parse().map_err(|_| Fault::misuse(format!("source.kafka.\"{}\": \"{text}\" is no number", names[0])))
 }
 
@@ -383,12 +374,8 @@ impl DirectProducer {
             self.give_up(state, &fault.message);
             return fault;
         }
-        match self.abort_locked(state, fault.message.clone()) {
-            Broken::Fenced => taken(self.options.lane),
-            _ if fault.lasting => fault,
-            Broken::Refused(fault) => fault,
-            Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
-        }
+        let broken = self.abort_locked(state, fault.message.clone());
+        broken_by(broken, fault, self.options.lane)
     }
 
     fn abort_locked(&self, state: &mut State, reason: String) -> Broken {
@@ -507,11 +494,7 @@ impl Drop for DirectProducer {
 }
 
 fn connect(options: &KafkaOptions) -> Result<direct::Producer> {
-    let mut id = format!("{}-{}", options.group, options.lane);
-    if faults::planted("producer-not-fenced") {
-        id = format!("{id}-{}", std::process::id());
-    }
-    let compression = property(options, &["compression.codec", "compression.type"]).unwrap_or("none");
+    let compression = options.property(&["compression.codec", "compression.type"]).unwrap_or("none");
     let transaction_ms = number(options, &["transaction.timeout.ms"], TRANSACTION_TIMEOUT_MS)?;
     let delivery_ms = number(
         options,
@@ -524,7 +507,7 @@ fn connect(options: &KafkaOptions) -> Result<direct::Producer> {
     let how = ProduceSettings {
         compression: compression.parse().map_err(|error| Fault::misuse(format!("source.kafka: {error}")))?,
         message_bytes_max: number(options, &["message.max.bytes"], 1_000_000)?,
-        transactional: options.exactly_once.then(|| id.clone()),
+        transactional: options.exactly_once.then(|| options.transactional_id()),
         transaction_timeout: Duration::from_millis(transaction_ms),
         delivery_timeout: Duration::from_millis(delivery_ms),
         ..ProduceSettings::default()

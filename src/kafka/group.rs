@@ -180,8 +180,8 @@ impl KafkaGroup {
         );
         let (polled, state) = (Arc::clone(&consumer), Arc::clone(&shared));
         let topics: Vec<String> = options.topics.iter().cloned().chain([options.journal_topic()]).collect();
-        let asked = options.properties.iter().find(|(key, _)| key == METADATA_PROPERTY);
-        let asked = asked.and_then(|(_, value)| value.parse().ok()).filter(|ms| *ms > 0).map(Duration::from_millis);
+        let asked = options.property(&[METADATA_PROPERTY]);
+        let asked = asked.and_then(|value| value.parse().ok()).filter(|ms| *ms > 0).map(Duration::from_millis);
         let interval = asked.unwrap_or(METADATA_INTERVAL);
         let thread = std::thread::Builder::new()
             .name("kafka-group".into())

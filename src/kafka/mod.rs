@@ -57,6 +57,10 @@ pub const BROKER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long is waited for the group to say whose a lane is, and by [`open`] for the lane.
 pub const ASSIGNMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a transaction may stay open before the broker aborts it, where `[source.kafka]` says nothing. Also the
+/// time that a message may take, and how long a commit is tried before its outcome counts as unknown.
+const TRANSACTION_TIMEOUT_MS: u64 = 60_000;
+
 /// Where reading starts when neither the journal nor the group has a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -66,7 +70,8 @@ pub enum Start {
     Latest,
 }
 
-/// Which client reads and writes: one for source, sink and journal, since a commit joins the three. The membership in the group is librdkafka's in either case.
+/// Which client reads and writes: one for source, sink and journal, since a commit joins the three. The membership in
+/// the group is librdkafka's in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClientKind {
     /// librdkafka.
@@ -115,6 +120,21 @@ impl KafkaOptions {
     /// Name of the journal's topic.
     pub fn journal_topic(&self) -> String {
         format!("{}-journal", self.group)
+    }
+
+    /// The user's property of any of these names, the last one where there are several.
+    pub(crate) fn property(&self, names: &[&str]) -> Option<&str> {
+        let found = self.properties.iter().rev().find(|(key, _)| names.contains(&key.as_str()));
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// The name by which a successor fences the lane's producer: the same for either client.
+    fn transactional_id(&self) -> String {
+        let id = format!("{}-{}", self.group, self.lane);
+        match faults::planted("producer-not-fenced") {
+            true => format!("{id}-{}", std::process::id()),
+            false => id,
+        }
     }
 
     /// A client's properties: the common ones, its own, then the user's, which win, but for `group.id` and the

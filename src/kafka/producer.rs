@@ -4,11 +4,11 @@
 //! wrapper's `flush`, which polls in steps of a tenth of a second: with it a commit takes 100 ms longer.
 
 use super::at_large::{self, Ends};
-use super::client::{Broken, Messages, NextOffset, Producer, Standing, aborted, taken};
+use super::client::{Broken, Messages, NextOffset, Producer, Standing, aborted, broken_by, taken};
 use super::group::GroupStanding;
 use super::topics::{config, offset_list};
 use super::trouble::{Resource, refusal, too_large};
-use super::{BROKER_TIMEOUT, KafkaOptions};
+use super::{BROKER_TIMEOUT, KafkaOptions, TRANSACTION_TIMEOUT_MS};
 use crate::error::{Fault, Result};
 use crate::faults;
 use rdkafka::Message;
@@ -21,10 +21,6 @@ use rdkafka_sys as sys;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// How long a transaction may stay open before the broker aborts it, where `[source.kafka]` says nothing. Also the
-/// time that a message may take, and how long a commit is tried before its outcome counts as unknown.
-const TRANSACTION_TIMEOUT_MS: u64 = 60_000;
 
 /// How long one call of the transaction protocol may take before it is tried again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -145,12 +141,8 @@ impl LaneProducer {
     /// What a failed delivery comes to: nothing of it may go out with a later message.
     fn break_off(&self, state: &mut State, fault: Fault) -> Fault {
         if self.options.exactly_once {
-            return match self.abort_locked(state, fault.message.clone()) {
-                Broken::Fenced => taken(self.options.lane),
-                _ if fault.lasting => fault,
-                Broken::Refused(fault) => fault,
-                Broken::Aborted(reason) | Broken::Unknown(reason) => aborted(&reason),
-            };
+            let broken = self.abort_locked(state, fault.message.clone());
+            return broken_by(broken, fault, self.options.lane);
         }
         self.give_up(state, &fault);
         fault
@@ -470,10 +462,7 @@ impl Client {
 }
 
 fn connect(options: &KafkaOptions) -> Result<Client> {
-    let mut id = format!("{}-{}", options.group, options.lane);
-    if faults::planted("producer-not-fenced") {
-        id = format!("{id}-{}", std::process::id());
-    }
+    let id = options.transactional_id();
     let patience = transaction_timeout(options);
     let timeout = patience.as_millis().to_string();
     let mut own = vec![
@@ -526,8 +515,8 @@ fn judged(fault: Fault, code: Option<RDKafkaErrorCode>) -> Fault {
 
 /// After this time the broker aborts what was not committed: no use to try for longer.
 fn transaction_timeout(options: &KafkaOptions) -> Duration {
-    let own = options.properties.iter().find(|(key, _)| key == "transaction.timeout.ms");
-    Duration::from_millis(own.and_then(|(_, value)| value.parse().ok()).unwrap_or(TRANSACTION_TIMEOUT_MS))
+    let own = options.property(&["transaction.timeout.ms"]).and_then(|value| value.parse().ok());
+    Duration::from_millis(own.unwrap_or(TRANSACTION_TIMEOUT_MS))
 }
 
 /// The same call again, as long as the library says that this may help.

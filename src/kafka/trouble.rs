@@ -98,7 +98,7 @@ pub(crate) enum Resource {
 
 /// The fault of a client that lacks a grant.
 pub(crate) fn refusal(options: &KafkaOptions, resource: Resource, name: &str, operation: &str) -> Fault {
-    let user = options.properties.iter().find(|(key, _)| key == "sasl.username").map(|(_, user)| user.as_str());
+    let user = options.property(&["sasl.username"]);
     let (kind, option) = match resource {
         Resource::Topic => ("topic", "topic"),
         Resource::Group => ("group", "group"),

@@ -50,7 +50,7 @@ impl KafkaSink {
         predictions: Option<Target>,
         dead_letters: Option<Target>,
     ) -> KafkaSink {
-        let limit = options.properties.iter().find(|(key, _)| key == "message.max.bytes");
+        let limit = options.property(&["message.max.bytes"]);
         KafkaSink {
             producer,
             letters,
@@ -59,7 +59,7 @@ impl KafkaSink {
             dead_letters,
             topics: options.topics.clone(),
             exactly_once: options.exactly_once,
-            message_bytes_max: limit.and_then(|(_, value)| value.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX),
+            message_bytes_max: limit.and_then(|value| value.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX),
             partitions: Vec::new(),
         }
     }

@@ -150,11 +150,7 @@ impl Past for KafkaSource {
         let Some(number) = self.inputs.iter().position(|i| i.name == input) else {
             return Err(Fault::environment(format!("the topic of {input} no longer has that partition")));
         };
-        let before = block.records.len();
-        let polled = self.past.read_run(input, from, end_offset, block)?;
-        // The past numbers its inputs as it meets them.
-        block.records[before..].iter_mut().for_each(|record| record.input = number as u32);
-        Ok(polled)
+        self.past.read(number as u32, input, from.offset..end_offset, block)
     }
 
     fn input_name(&self, input: u32) -> &str {

@@ -7,6 +7,8 @@ use crate::batch::Block;
 use crate::error::{Fault, Result};
 use crate::kafka::client::{Client, Filling, Met, Place, Reader, Reading};
 use crate::kafka::{BROKER_TIMEOUT, KafkaOptions, split_input};
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +20,15 @@ pub struct KafkaPast {
     client: Arc<dyn Client>,
     options: KafkaOptions,
     reader: Option<Box<dyn Reader>>,
-    inputs: Vec<Input>,
+    /// By the input's number.
+    reached: HashMap<u32, Reached>,
+    /// Where nobody else gives the inputs numbers: in the order in which they came.
+    names: Vec<String>,
 }
 
-/// A partition that was read from.
-struct Input {
-    name: String,
+/// How far a partition was read.
+#[derive(Clone, Copy)]
+struct Reached {
     /// No message below this comes any more.
     next: u64,
     /// The end of the partition was met after the last message.
@@ -33,21 +38,55 @@ struct Input {
 impl KafkaPast {
     /// The past of any partition of the cluster that the options name.
     pub fn new(client: Arc<dyn Client>, options: &KafkaOptions) -> KafkaPast {
-        KafkaPast { client, options: options.clone(), reader: None, inputs: Vec::new() }
+        KafkaPast { client, options: options.clone(), reader: None, reached: HashMap::new(), names: Vec::new() }
     }
 
     /// Gives up the connection and what was fetched ahead.
     pub fn close(&mut self) {
         self.reader = None;
-        self.inputs.clear();
+        self.reached.clear();
     }
 
-    /// Brings an input to `from`; its number.
-    fn seek(&mut self, name: &str, from: u64) -> Result<usize> {
-        let known = self.inputs.iter().position(|i| i.name == name);
-        let near = |input: &Input| from >= input.next && from - input.next < SEEK_OFFSETS_MIN;
-        if let Some(number) = known.filter(|number| near(&self.inputs[*number])) {
-            return Ok(number);
+    /// [`Past::read_run`] for a caller that numbers the inputs itself: the records say `number`.
+    pub fn read(&mut self, number: u32, input: &str, offsets: Range<u64>, block: &mut Block) -> Result<Polled> {
+        if offsets.is_empty() {
+            return Ok(Polled::End);
+        }
+        let from = offsets.start;
+        let mut reached = self.seek(number, input, from)?;
+        let reader = self.reader.as_mut().expect("made by seek");
+        let clock = self.client.clock();
+        let deadline = clock.now() + BROKER_TIMEOUT;
+        loop {
+            let wait = Duration::from_millis(if block.records.is_empty() { 50 } else { 0 });
+            let mut filling = Filling::run(block, &self.options.read, from, offsets.end);
+            let met = reader.read_place(number, wait, &mut filling)?;
+            if let Some(next) = filling.passed() {
+                reached = Reached { next, at_end: false };
+            }
+            match met {
+                Met::Full => break,
+                Met::OutOfRange(_) => return Err(lost(input, from)),
+                // Told again where nothing came behind it.
+                Met::End if reached.at_end => break,
+                Met::End => reached.at_end = true,
+                Met::Nothing if reached.at_end || !block.records.is_empty() => break,
+                Met::Nothing if clock.now() > deadline => {
+                    return Err(Fault::environment(format!("{input}: the broker sends nothing from {from} on")));
+                }
+                Met::Nothing => {}
+            }
+        }
+        self.reached.insert(number, reached);
+        Ok(if block.records.is_empty() { Polled::End } else { Polled::Filled })
+    }
+
+    /// Brings an input to `from`; where it stands then.
+    fn seek(&mut self, number: u32, name: &str, from: u64) -> Result<Reached> {
+        let known = self.reached.get(&number).copied();
+        let near = |reached: &Reached| from >= reached.next && from - reached.next < SEEK_OFFSETS_MIN;
+        if let Some(reached) = known.filter(near) {
+            return Ok(reached);
         }
         if self.reader.is_none() {
             self.reader = Some(self.client.reader(&self.options, Reading::Past)?);
@@ -57,58 +96,28 @@ impl KafkaPast {
             split_input(name).ok_or_else(|| Fault::environment(format!("{name}: not an input of this source")))?;
         let (low, high) = reader.watermarks(topic, partition)?;
         held(name, from, low, high)?;
-        let number = known.unwrap_or(self.inputs.len());
-        let place = Place { input: number as u32, topic: topic.to_string(), partition, offset: from };
-        let input = Input { name: name.to_string(), next: from, at_end: false };
+        let place = Place { input: number, topic: topic.to_string(), partition, offset: from };
         match known {
-            Some(number) => {
-                self.inputs[number] = input;
-                reader.seek(&place)?;
-            }
-            None => {
-                reader.add(&[place])?;
-                self.inputs.push(input);
-            }
+            Some(_) => reader.seek(&place)?,
+            None => reader.add(&[place])?,
         }
-        Ok(number)
+        let reached = Reached { next: from, at_end: false };
+        self.reached.insert(number, reached);
+        Ok(reached)
     }
 }
 
 impl Past for KafkaPast {
     fn read_run(&mut self, input: &str, from: Position, end_offset: u64, block: &mut Block) -> Result<Polled> {
-        if from.offset >= end_offset {
-            return Ok(Polled::End);
-        }
-        let number = self.seek(input, from.offset)?;
-        let (reader, reached) = (self.reader.as_mut().expect("made by seek"), &mut self.inputs[number]);
-        let clock = self.client.clock();
-        let deadline = clock.now() + BROKER_TIMEOUT;
-        loop {
-            let wait = Duration::from_millis(if block.records.is_empty() { 50 } else { 0 });
-            let mut filling = Filling::run(block, &self.options.read, from.offset, end_offset);
-            let met = reader.read_place(number as u32, wait, &mut filling)?;
-            if let Some(next) = filling.passed() {
-                (reached.next, reached.at_end) = (next, false);
-            }
-            match met {
-                Met::Full => break,
-                Met::OutOfRange(_) => return Err(lost(input, from.offset)),
-                // Told again where nothing came behind it.
-                Met::End if reached.at_end => break,
-                Met::End => reached.at_end = true,
-                Met::Nothing if reached.at_end || !block.records.is_empty() => break,
-                Met::Nothing if clock.now() > deadline => {
-                    let from = from.offset;
-                    return Err(Fault::environment(format!("{input}: the broker sends nothing from {from} on")));
-                }
-                Met::Nothing => {}
-            }
-        }
-        Ok(if block.records.is_empty() { Polled::End } else { Polled::Filled })
+        let number = self.names.iter().position(|name| name == input).unwrap_or_else(|| {
+            self.names.push(input.to_string());
+            self.names.len() - 1
+        });
+        self.read(number as u32, input, from.offset..end_offset, block)
     }
 
     fn input_name(&self, input: u32) -> &str {
-        &self.inputs[input as usize].name
+        &self.names[input as usize]
     }
 }
 

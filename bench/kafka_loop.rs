@@ -128,6 +128,7 @@ pub fn run(text: &str) -> Result<(), String> {
         ("queued.max.messages.kbytes", "65536"),
         ("fetch.message.max.bytes", "4194304"),
         ("fetch.wait.max.ms", "5"),
+        ("fetch.queue.backoff.ms", "5"),
         ("log_level", "0"),
     ]
     .map(|(key, value)| (key.to_string(), value.to_string()))
@@ -149,9 +150,10 @@ pub fn run(text: &str) -> Result<(), String> {
     let mut uncommitted = 0_u64;
     let over = || ended.load(std::sync::atomic::Ordering::Relaxed);
     while plan.messages == 0 && !over() || plan.messages > seen {
-        if let Some(message) = queue.peek(Duration::from_millis(5))
-            && message.error().is_none()
-        {
+        if let Some(message) = queue.peek(Duration::from_millis(5)) {
+            if let Some(error) = message.error() {
+                return Err(format!("{}: {error:?}", plan.from));
+            }
             begun.get_or_insert_with(|| (Instant::now(), machine::process_cpu_ns(std::process::id())));
             if uncommitted == 0 && plan.exactly_once {
                 producer.begin_transaction().map_err(|e| e.to_string())?;

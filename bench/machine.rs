@@ -36,6 +36,10 @@ impl Cores {
         }
         cores
     }
+    /// The same cores, all for both.
+    pub fn shared(&self) -> Cores {
+        Cores { all: self.all, daemon: self.all, generator: self.all }
+    }
     /// True where the daemon has a core of its own.
     pub fn apart(&self) -> bool {
         self.daemon != self.generator

@@ -17,6 +17,9 @@ struct Measured {
     rate: Samples,
     daemon_ns: Samples,
     generator_ns: Samples,
+    /// With all cores for both.
+    shared_rate: Samples,
+    shared_ns: Samples,
     floors: Vec<Floor>,
     peer_rate: Samples,
     peer_ns: Samples,
@@ -44,6 +47,12 @@ pub fn run(run: &Run, report: &mut Report) -> Outcome {
         measured.daemon_ns.push(flow.daemon_ns());
         measured.generator_ns.push(flow.generator_ns());
         measured.floors.push(floor);
+        if cores.apart() {
+            report.doing(format!("pair {} of {pairs}: the daemon on all cores", pair + 1));
+            let flow = daemon_flow(&load, &cores.shared())?;
+            measured.shared_rate.push(flow.rate());
+            measured.shared_ns.push(flow.daemon_ns());
+        }
         if let (Some(vw), Some(bytes)) = (&vw, &vw_rows) {
             report.doing(format!("pair {} of {pairs}: vw --daemon", pair + 1));
             let flow = peer_flow(vw, &Load { bytes, ..load }, &cores)?;
@@ -116,6 +125,15 @@ fn show(report: &mut Report, m: &Measured, row_bytes: f64, hash: u64) {
     });
     report.figure(&figure("generator-cpu", "ns/event", m.generator_ns.median(), Some(m.generator_ns.most())));
     floor::show(report, "", "ns/event", &m.floors, &m.daemon_ns, hash);
+    if m.shared_rate.count() > 0 {
+        let (rate, ns) = (&m.shared_rate, &m.shared_ns);
+        report.figure(&figure("rate-all-cores", "events/s", rate.median(), Some(rate.least())));
+        report.figure(&figure("daemon-cpu-all-cores", "ns/event", ns.median(), Some(ns.most())));
+        let of_wall = m.floors.iter().zip(&rate.0).map(|(floor, rate)| floor.total() * rate / 1e9);
+        let fraction = Samples(of_wall.collect());
+        let (value, worst) = (fraction.median(), Some(fraction.least()));
+        report.figure(&figure("fraction-of-limit-all-cores", "floor/wall", value, worst));
+    }
     let wall = 1e9 / rate;
     report.note(&format!("{} bytes a row; {} ns of wall clock an event", short(row_bytes), short(wall)));
     if m.generator_ns.median() > 0.9 * wall {

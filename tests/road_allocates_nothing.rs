@@ -7,6 +7,7 @@
 use millstream::batch::{Block, Cursor, Outbox, Record, RecordKind, Span};
 use millstream::decode::{DecodeOptions, Decoder, Format};
 use millstream::encode::{EncodeOptions, Encoder};
+use millstream::engine::ahead::Ahead;
 use millstream::engine::lane::{LaneCore, LaneParts};
 use millstream::engine::ledger::Ledger;
 use millstream::metrics::LaneMetrics;
@@ -221,4 +222,41 @@ fn a_dead_letter_is_seen_by_the_counter() {
     let bad = BLOCKS_COUNTED * EVENTS_A_BLOCK / 50;
     assert_eq!(predictions, BLOCKS_COUNTED * EVENTS_A_BLOCK - bad);
     assert!(count >= bad, "{bad} dead letters, memory was asked for {count} times");
+}
+
+/// The lane as its worker drives it where the next block is decoded ahead, and the lane that decodes for itself.
+#[test]
+fn decoding_ahead_changes_nothing_and_asks_for_no_memory() {
+    for (name, spec, rows) in streams() {
+        let (mut plain, mut core) = (lane(&spec, &rows, true), lane(&spec, &rows, true));
+        let (like, most) = core.batch_like();
+        let mut ahead = Ahead::start(like, most, "decode".into()).expect("a thread");
+        let (mut expected, mut found) = (Outbox::default(), Outbox::default());
+        let names = core.names.clone();
+        for number in 0..=BLOCKS_BEFORE + BLOCKS_COUNTED {
+            let mut next = block(&rows, number);
+            assert!(Ahead::is_worth(&next) || rows.kind == Kind::Stagger, "{name}: {} bytes", next.bytes.len());
+            let mut cursor = Cursor::default();
+            expected.clear();
+            while number > 0 && plain.step(&block(&rows, number - 1), &mut cursor, u64::MAX, &mut expected) {}
+            let before = ASKED.with(Cell::get);
+            let taken = ahead.wait().expect("a living thread").map(|(decoded, decoder)| {
+                core.return_decoder(decoder);
+                decoded
+            });
+            ahead.submit(&mut next, &names, core.lend_decoder()).expect("a living thread");
+            assert_eq!((ahead.under_way(), taken.is_some()), (true, number > 0));
+            if let Some(mut decoded) = taken {
+                let (block, batches) = decoded.parts();
+                found.clear();
+                batches.iter_mut().for_each(|batch| core.step_decoded(block, batch, &mut found));
+                ahead.recycle(decoded);
+            }
+            let asked = ASKED.with(Cell::get) - before;
+            assert!(number <= BLOCKS_BEFORE || asked == 0, "{name}: asked {asked} times in block {number}");
+            assert!(found.bytes == expected.bytes, "{name}: block {number} is answered differently");
+        }
+        assert_eq!(core.digest(), plain.digest(), "{name}");
+        assert_eq!(core.seq(), (BLOCKS_BEFORE + BLOCKS_COUNTED) * EVENTS_A_BLOCK, "{name}");
+    }
 }

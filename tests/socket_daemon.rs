@@ -8,12 +8,14 @@
 mod support;
 
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use support::daemon::{LIMIT, Scene, until};
 use support::events::{self, SPEC};
 
@@ -141,6 +143,59 @@ fn many_connections_each_in_its_order() {
         }
         daemon.stop();
     }
+}
+
+/// Their blocks are large enough to be decoded while the ones before are scored, and a connection's number is given
+/// out again soon after its end, or after it has vanished with answers under way: an answer must find its own
+/// connection all the same.
+#[test]
+fn connections_with_much_to_say_come_and_go() {
+    const EVENTS: u64 = 3_000;
+    const TURNS: u64 = 10;
+    let scene = Scene::new(SPEC, &format!("{SOCKET}engine.threads = 4\n"));
+    let daemon = scene.start(&[]);
+    let address = daemon.address();
+    let clients: Vec<_> = (0..4u64)
+        .map(|client| {
+            let address = address.clone();
+            std::thread::spawn(move || {
+                let mut seqs = Vec::new();
+                for turn in 0..TURNS {
+                    let mark = format!("\"id\":\"c{client}t{turn}");
+                    let bytes = events::json(EVENTS, client).replace("\"id\":\"", &mark).into_bytes();
+                    assert!(bytes.len() > 200_000, "several reads a connection");
+                    let answers = exchange(connect(&address), bytes);
+                    assert_eq!(answers.len() as u64, EVENTS);
+                    for (i, answer) in answers.iter().enumerate() {
+                        let id = answer["id"].as_str();
+                        assert!(offset(answer) == i as u64, "{answer}");
+                        assert!(id.is_none_or(|id| *id == format!("c{client}t{turn}e{i}")), "{answer}");
+                        seqs.push(answer["seq"].as_u64().expect("seq"));
+                    }
+                }
+                seqs
+            })
+        })
+        .collect();
+    let done = AtomicBool::new(false);
+    let seqs: Vec<u64> = std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let bytes = events::json(900, 77).into_bytes();
+                while !done.load(Relaxed) {
+                    let mut stream = connect(&address);
+                    stream.write_all(&bytes).expect("sent");
+                    // Gone with most of its answers under way.
+                    stream.read_exact(&mut [0]).expect("an answer");
+                }
+            });
+        }
+        let ended: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        done.store(true, Relaxed);
+        ended.into_iter().flat_map(|client| client.expect("a client that was answered")).collect()
+    });
+    assert_eq!(seqs.iter().collect::<HashSet<_>>().len() as u64, 4 * TURNS * EVENTS, "no number twice");
+    daemon.stop();
 }
 
 #[test]

@@ -39,7 +39,8 @@ pub struct LaneParts {
 /// One lane: its pipeline, its place, its digest.
 pub struct LaneCore {
     lane: u32,
-    decoder: Decoder,
+    /// `None` while it decodes ahead elsewhere.
+    decoder: Option<Decoder>,
     encoder: Encoder,
     pipeline: Pipeline,
     /// What a rollback brings back.
@@ -97,7 +98,7 @@ impl LaneCore {
             counters: metrics.set_version(parts.pipeline.version()),
             missing: vec![0; parts.pipeline.schema().fields.len()],
             metrics,
-            decoder: parts.decoder,
+            decoder: Some(parts.decoder),
             encoder: parts.encoder,
             pipeline: parts.pipeline,
             previous: None,
@@ -115,35 +116,58 @@ impl LaneCore {
     /// Takes the next batch of a block, up to the lane's event number `until`: the whole road.
     /// Returns false where the block has no further event (or `until` is reached).
     pub fn step(&mut self, block: &Block, cursor: &mut Cursor, until: u64, outbox: &mut Outbox) -> bool {
-        let Some(counts) = self.score(block, cursor, until, None) else { return false };
-        self.encoder.encode(block, &self.batch, &self.scores, &self.names, self.seq, outbox);
-        self.seq += self.batch.len() as u64;
-        self.count(counts);
+        if !self.decode(block, cursor, until) {
+            return false;
+        }
+        self.answer(block, outbox);
+        self.count_missing();
         true
+    }
+
+    /// Takes a batch of a block that the lane's own decoder has read elsewhere ([`LaneCore::lend_decoder`]).
+    pub fn step_decoded(&mut self, block: &Block, batch: &mut Batch, outbox: &mut Outbox) {
+        std::mem::swap(&mut self.batch, batch);
+        self.answer(block, outbox);
+        std::mem::swap(&mut self.batch, batch);
     }
 
     /// The past again: as [`LaneCore::step`], without an answer and without counting.
     pub fn replay(&mut self, block: &Block, cursor: &mut Cursor, until: u64, watch: &mut dyn Watch) -> bool {
-        if self.score(block, cursor, until, Some(watch)).is_none() {
+        if !self.decode(block, cursor, until) {
             return false;
         }
+        self.score(Some(watch));
         watch.batch(&self.batch, &self.scores);
         self.seq += self.batch.len() as u64;
         true
     }
 
-    fn score(
-        &mut self,
-        block: &Block,
-        cursor: &mut Cursor,
-        until: u64,
-        replay: Option<&mut dyn Watch>,
-    ) -> Option<Counts> {
+    /// The decoder, to read the events behind those taken; until it comes back no step may decode.
+    pub fn lend_decoder(&mut self) -> Decoder {
+        self.decoder.take().expect("not lent twice")
+    }
+
+    /// Takes the decoder back, once all that it read was taken or is about to be.
+    pub fn return_decoder(&mut self, decoder: Decoder) {
+        self.decoder = Some(decoder);
+        self.count_missing();
+    }
+
+    fn decode(&mut self, block: &Block, cursor: &mut Cursor, until: u64) -> bool {
         let room = until.saturating_sub(self.seq).min(self.batch_events_max as u64) as usize;
         self.batch.clear();
-        if room == 0 || !self.decoder.fill(block, cursor, &mut self.batch, room) {
-            return None;
-        }
+        let decoder = self.decoder.as_mut().expect("back before a step decodes");
+        room > 0 && decoder.fill(block, cursor, &mut self.batch, room)
+    }
+
+    fn answer(&mut self, block: &Block, outbox: &mut Outbox) {
+        let counts = self.score(None);
+        self.encoder.encode(block, &self.batch, &self.scores, &self.names, self.seq, outbox);
+        self.seq += self.batch.len() as u64;
+        self.count(counts);
+    }
+
+    fn score(&mut self, replay: Option<&mut dyn Watch>) -> Counts {
         let observer: &mut dyn Observer = match replay {
             Some(watch) => watch,
             None => &mut self.quality,
@@ -161,7 +185,7 @@ impl LaneCore {
                 RowStatus::Rejected(reject) => self.digest = chain(self.digest, !(reject.stage as u64)),
             }
         }
-        Some(counts)
+        counts
     }
 
     fn count(&mut self, counts: Counts) {
@@ -180,12 +204,21 @@ impl LaneCore {
                 self.metrics.dead_letter(stage, n);
             }
         }
-        for (field, (now, seen)) in self.decoder.missing().iter().zip(&mut self.missing).enumerate() {
+    }
+
+    fn count_missing(&mut self) {
+        let now = self.decoder.as_ref().map_or(&[][..], Decoder::missing);
+        for (field, (now, seen)) in now.iter().zip(&mut self.missing).enumerate() {
             if now != seen {
                 self.metrics.missing(field, now - *seen);
                 *seen = *now;
             }
         }
+    }
+
+    /// An empty batch of the strides of the lane's own, and the most events that one may hold.
+    pub fn batch_like(&self) -> (&Batch, usize) {
+        (&self.batch, self.batch_events_max)
     }
 
     /// Puts a version in force from the next event on; the one before can be rolled back to.

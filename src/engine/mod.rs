@@ -9,11 +9,13 @@
 //! recover.rs       checkpoint + journal → the lane as it was
 //! worker.rs        the lane's loop: block, orders, commit
 //! lane.rs          the lane's core: decode → score → learn → encode
+//! ahead.rs         the next block decoded meanwhile, on a thread of its own
 //! ledger.rs        what was taken, for the journal
 //! intake.rs        near end; outlet.rs far end, commits
 //! checkpointer.rs  writes snapshots; control.rs obeys admin commands; lane_status.rs what is published
 //! ```
 
+pub mod ahead;
 pub mod checkpointer;
 pub mod control;
 pub mod home;

@@ -258,6 +258,7 @@ impl Seat {
             false => Outlet::inline(far_end),
         };
         let intake = source.intake(wire::source_is_threaded(config), lane)?;
+        let ahead = wire::ahead(config, &core)?;
         let swap = core.swap();
         let current = version_of(core.pipeline(), swap, &config.pipeline.display().to_string());
         let before = core.previous().map(|p| version_of(p, 0, ""));
@@ -265,6 +266,7 @@ impl Seat {
             core,
             intake,
             outlet,
+            ahead,
             orders: self.orders.clone(),
             tuning,
             desk,

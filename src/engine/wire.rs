@@ -1,5 +1,6 @@
 //! From options to parts: which source, sink and journal a lane gets.
 
+use super::ahead::Ahead;
 use super::intake::Intake;
 use super::lane::{LaneCore, LaneParts};
 use super::ledger::Ledger;
@@ -133,6 +134,18 @@ pub fn core(
         learn: config.learn.enabled,
     };
     LaneCore::new(parts, ledger, at)
+}
+
+/// What decodes the next block on a thread of its own, where the lanes leave a core to spare.
+///
+/// # Errors
+/// Environment, where no thread can be started.
+pub fn ahead(config: &Config, core: &LaneCore) -> Result<Option<Ahead>> {
+    if threads(config) <= config.lanes as usize {
+        return Ok(None);
+    }
+    let (batch, events_max) = core.batch_like();
+    Ahead::start(batch, events_max, format!("decode-{}", core.lane())).map(Some)
 }
 
 /// True where the source runs on a thread of its own: files and generators, with more than one thread.

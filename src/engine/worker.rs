@@ -4,13 +4,14 @@
 //! [`Worker::run`] is the thread: start, turns, finish. The three can be called one by one as well, so that a
 //! lane is driven step by step under a clock that is set by hand.
 
+use super::ahead::{Ahead, Decoded};
 use super::checkpointer::{CheckpointDesk, CheckpointJob, Job, PreviousJob};
 use super::intake::Intake;
 use super::lane::LaneCore;
 use super::lane_status::LanePublisher;
 use super::outlet::{Commit, Outlet, Reply};
 use crate::admin::status::{LaneState, VersionStatus};
-use crate::batch::{Block, Cursor};
+use crate::batch::{Block, Cursor, Outbox};
 use crate::clock::Clock;
 use crate::error::{Fault, Result};
 use crate::faults;
@@ -89,6 +90,8 @@ pub struct Worker {
     pub intake: Intake,
     /// Its far end.
     pub outlet: Outlet,
+    /// What decodes the next block meanwhile, where the lane has a core to spare.
+    pub ahead: Option<Ahead>,
     /// Orders to the lane.
     pub orders: flume::Receiver<Order>,
     /// Intervals and switches.
@@ -164,14 +167,67 @@ impl Worker {
         Working { worker: self, health, clocks, block: Block::default(), names: Arc::default(), paused: false }
     }
 
+    /// One block: decoded ahead, where that is worth it, while the one before it is taken.
+    fn advance(&mut self, block: &mut Block, names: &Arc<InputNames>) -> Result<()> {
+        if !Ahead::is_worth(block) || self.ahead.is_none() {
+            self.catch_up()?;
+            return self.take(block, names);
+        }
+        let before = self.decoded()?;
+        let decoder = self.core.lend_decoder();
+        if let Some(ahead) = &mut self.ahead {
+            ahead.submit(block, names, decoder)?;
+        }
+        before.map_or(Ok(()), |decoded| self.take_decoded(decoded))
+    }
+
+    /// Takes the block that is ahead, if one is: then every event that was read is taken.
+    fn catch_up(&mut self) -> Result<()> {
+        self.decoded()?.map_or(Ok(()), |decoded| self.take_decoded(decoded))
+    }
+
+    /// Waits for the block that is ahead, if one is; the decoder is back then.
+    fn decoded(&mut self) -> Result<Option<Decoded>> {
+        let found = self.ahead.as_mut().map_or(Ok(None), Ahead::wait)?;
+        Ok(found.map(|(decoded, decoder)| {
+            self.core.return_decoder(decoder);
+            decoded
+        }))
+    }
+
     /// One block, from its bytes to the outbox.
     fn take(&mut self, block: &Block, names: &Arc<InputNames>) -> Result<()> {
+        self.answer(block, names, |core, outbox| {
+            let mut cursor = Cursor::default();
+            while core.step(block, &mut cursor, u64::MAX, outbox) {}
+        })
+    }
+
+    /// One block that was decoded ahead.
+    fn take_decoded(&mut self, mut decoded: Decoded) -> Result<()> {
+        let names = decoded.names.clone();
+        let (block, batches) = decoded.parts();
+        self.answer(block, &names, |core, outbox| {
+            batches.iter_mut().for_each(|batch| core.step_decoded(block, batch, outbox));
+        })?;
+        if let Some(ahead) = &mut self.ahead {
+            ahead.recycle(decoded);
+        }
+        Ok(())
+    }
+
+    fn answer(
+        &mut self,
+        block: &Block,
+        names: &Arc<InputNames>,
+        run: impl FnOnce(&mut LaneCore, &mut Outbox),
+    ) -> Result<()> {
         let taken_ns = crate::batch::now_ns();
         self.core.names.clone_from(names);
         let mut outbox = self.outlet.outbox()?;
         outbox.read_at_ns = block.read_at_ns;
-        let (mut cursor, before) = (Cursor::default(), self.core.seq());
-        while self.core.step(block, &mut cursor, u64::MAX, &mut outbox) {}
+        let before = self.core.seq();
+        run(&mut self.core, &mut outbox);
         self.core.ledger.finished(block);
         outbox.encoded_at_ns = crate::batch::now_ns();
         let (rows, encoded_ns) = (self.core.seq() - before, outbox.encoded_at_ns);
@@ -357,14 +413,18 @@ impl Working {
         let heartbeat = health.lane(worker.core.lane() as usize);
         if let Ok(order) = worker.orders.try_recv() {
             heartbeat.busy();
+            // An order is obeyed between two events: with none ahead.
+            worker.catch_up()?;
             worker.obey(order, paused, clocks)?;
         }
-        let wait = worker.until_due(clocks);
+        let ahead = worker.ahead.as_ref().is_some_and(Ahead::under_way);
+        let wait = if ahead { Duration::ZERO } else { worker.until_due(clocks) };
         match if *paused { worker.rest(block, names, wait)? } else { worker.intake.next(block, names, wait)? } {
             Polled::Filled => {
                 heartbeat.busy();
-                worker.take(block, names)?;
+                worker.advance(block, names)?;
             }
+            Polled::Idle if ahead => worker.catch_up()?,
             Polled::Idle => {
                 heartbeat.idle();
                 worker.outlet.check()?;
@@ -385,6 +445,7 @@ impl Working {
         health.lane(worker.core.lane() as usize).busy();
         faults::step("drain.begin");
         worker.publisher.state(LaneState::Draining);
+        worker.catch_up()?;
         faults::step("drain.begin");
         worker.commit(Some(WithCheckpoint::default()), Vec::new(), &mut clocks)?;
         worker.publish();

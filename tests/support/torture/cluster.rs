@@ -77,7 +77,10 @@ impl Mover {
                         let (topic, partitions) = &topics[random.below(topics.len() as u64) as usize];
                         troubles.moved += move_leaders(&mut cluster, topic, *partitions, random.below(3) as i32);
                     }
-                    choice => trouble(choice, &brokers()[random.below(BROKERS as u64) as usize], &mut troubles),
+                    _ => {
+                        let broker = &brokers()[random.below(BROKERS as u64) as usize];
+                        trouble(random.below(3), broker, &mut troubles);
+                    }
                 }
             }
             troubles
@@ -101,8 +104,8 @@ impl Drop for Mover {
     }
 }
 
-fn trouble(choice: u64, broker: &Broker, troubles: &mut Troubles) {
-    match choice % 3 {
+fn trouble(kind: u64, broker: &Broker, troubles: &mut Troubles) {
+    match kind {
         0 => {
             broker.stop();
             troubles.stopped += 1;

@@ -89,7 +89,7 @@ impl Plan {
         Plan { calm: Some(22), ..Plan::long_on(Road::Kafka, seed, round, round) }
     }
 
-    /// The short form of that: one round.
+    /// The short form of that: one round, and leaders move only.
     pub fn short_in_trouble(seed: u64, round: u64) -> Plan {
         let mut random = random_of(seed, round);
         let mut plan = Plan::empty(seed, round, Road::Kafka, false, &mut random);
@@ -98,7 +98,7 @@ impl Plan {
         deaths.extend([At::Ready(Duration::from_millis(300)), At::Start(Duration::from_millis(150))]);
         shuffle(&mut deaths, &mut random);
         plan.set_lives(deaths, &mut random);
-        Plan { calm: Some(23), ..plan }
+        Plan { calm: Some(24), ..plan }
     }
 
     /// `turn`: the how-manieth round on its road.

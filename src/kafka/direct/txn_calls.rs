@@ -310,7 +310,8 @@ mod tests {
             to.compact_string(name);
             to.compact_string(state);
             to.i32(60_000);
-            [-1, 7].map(|number| to.i64(number));
+            to.i64(-1);
+            to.i64(7);
             to.i16(3);
             to.compact_array(&["t"], |to, topic| {
                 to.compact_string(topic);

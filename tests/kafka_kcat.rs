@@ -49,8 +49,8 @@ fn shown(broker: &Broker, topic: &str, partition: i32, isolation: &str) -> Vec<V
 
 /// The n-th message of the first test as kcat is to show it.
 fn expected(topic: &str, n: u64, offset: u64) -> Value {
-    let headers = if n % 3 == 0 { json!(["trace", "a1", "none", null, "trace", ""]) } else { Value::Null };
-    let key = if n % 4 == 0 { Value::Null } else { json!(format!("k{n}")) };
+    let headers = if n.is_multiple_of(3) { json!(["trace", "a1", "none", null, "trace", ""]) } else { Value::Null };
+    let key = if n.is_multiple_of(4) { Value::Null } else { json!(format!("k{n}")) };
     let ts = 1_700_000_000_000 + n;
     json!({ "topic": topic, "partition": 0, "offset": offset, "ts": ts, "headers": headers, "key": key, "payload": format!("value {n}") })
 }
@@ -73,10 +73,10 @@ fn what_the_direct_client_wrote_kcat_shows() {
             for n in numbers {
                 let (key, value) = (format!("k{n}"), format!("value {n}"));
                 let entry = Entry {
-                    key: (n % 4 != 0).then_some(key.as_bytes()),
+                    key: (!n.is_multiple_of(4)).then_some(key.as_bytes()),
                     value: Some(value.as_bytes()),
                     timestamp: 1_700_000_000_000 + n as i64,
-                    headers: if n % 3 == 0 { &headers } else { &[] },
+                    headers: if n.is_multiple_of(3) { &headers } else { &[] },
                 };
                 producer.send(&topic, 0, &entry).expect("taken");
             }

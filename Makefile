@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export PREFIX DESTDIR
 
-.PHONY: all build demo test torture planted simulate bench bench-peers instructions datasets install uninstall docs lint fuzz profile clean help
+.PHONY: all build demo test torture planted simulate soak bench bench-peers instructions datasets install uninstall docs lint fuzz profile clean help
 
 all: build
 
@@ -30,9 +30,11 @@ test:
 	MILLSTREAM_TEST_CLIENT=librdkafka $(CARGO) test --release --locked --test kafka_daemon
 	$(CARGO) test --release --locked --features faults --test torture
 
-## make torture       kills the daemon at every step, for as long as you like: SEED=, KILLS=, SECONDS_MAX=; ROUND= one round again
+## make torture       kills the daemon at every step, for as long as you like: SEED=, KILLS=, SECONDS_MAX=; ROUND= one round again;
+##                    CLUSTER=1: while leaders move and brokers of three come and go
 torture:
 	@scripts/setup test
+	MILLSTREAM_TORTURE_CLUSTER=$(CLUSTER) \
 	MILLSTREAM_TORTURE_SEED=$(or $(SEED),$(shell date +%s)) MILLSTREAM_TORTURE_ROUND=$(ROUND) \
 	MILLSTREAM_TORTURE_KILLS=$(or $(KILLS),$(if $(SECONDS_MAX)$(ROUND),,1000)) MILLSTREAM_TORTURE_SECONDS=$(SECONDS_MAX) \
 	$(CARGO) test --release --locked --features faults --test torture -- --nocapture
@@ -46,6 +48,11 @@ planted:
 simulate:
 	MILLSTREAM_SIM_SEEDS=$(or $(SEEDS),100000) MILLSTREAM_SIM_FROM=$(or $(FROM),0) $(if $(SEED),MILLSTREAM_SIM_SEED=$(SEED)) \
 	$(CARGO) test --release --locked --test simulation seeds -- --nocapture
+
+## make soak          gigabytes through the daemon, exactly once, its memory watched: GB=24
+soak:
+	@scripts/setup test
+	MILLSTREAM_SOAK_GB=$(or $(GB),24) $(CARGO) test --release --locked --test soak -- --nocapture
 
 ## make bench         the benchmarks; NAMES="socket-json latency" picks, BENCH="--smoke" is quick; a full run is kept, with
 ##                    its page, in bench/runs

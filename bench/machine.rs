@@ -78,6 +78,11 @@ pub fn thread_cpu_ns() -> u64 {
     clock_ns(ClockId::ThreadCPUTime)
 }
 
+/// CPU time of this process, user and system: ended threads included, children not.
+pub fn own_cpu_ns() -> u64 {
+    clock_ns(ClockId::ProcessCPUTime)
+}
+
 /// CPU time (user and system) of all threads that a process and its children have now.
 pub fn process_cpu_ns(pid: u32) -> u64 {
     let own = threads_cpu_ns(pid);

@@ -13,6 +13,7 @@ mod footprint;
 mod formats;
 mod instructions;
 mod kafka;
+mod kafka_client;
 mod kafka_latency;
 mod kafka_loop;
 mod latency;
@@ -79,7 +80,7 @@ struct Workload {
 }
 
 /// All of them, in the order in which `all` runs them.
-const WORKLOADS: [Workload; 10] = [
+const WORKLOADS: [Workload; 11] = [
     Workload {
         name: "formats",
         what: "bytes to rows: JSON, CSV, binary; ns a row beside sonic-rs, simd-json, serde_json, arrow-csv",
@@ -119,8 +120,14 @@ const WORKLOADS: [Workload; 10] = [
     Workload {
         name: "kafka-latency",
         what: "event produced to prediction readable, open loop, beside a no-op librdkafka loop",
-        takes: ["50 s", "2 min"],
+        takes: ["1 min", "5 min"],
         run: kafka_latency::run,
+    },
+    Workload {
+        name: "kafka-client",
+        what: "the Kafka client alone: write, read, answer and commit; messages/s, CPU ns, beside librdkafka",
+        takes: ["20 s", "1 min"],
+        run: kafka_client::run,
     },
     Workload {
         name: "recovery",

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// Names that never change.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "socket-json",
     "formats",
     "kafka",
     "learn",
     "latency",
     "kafka-latency",
+    "kafka-client",
     "file",
     "crayfish",
     "recovery",

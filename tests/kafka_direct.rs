@@ -247,6 +247,31 @@ fn transactions_commit_abort_and_fence_in_version_1() {
     commits_aborts_and_fences(&broker);
 }
 
+/// What is written before the last transaction's markers are, a broker of 4.0 or later lets wait for 20 ms.
+#[test]
+fn a_transaction_begins_as_soon_as_the_last_one_has_ended() {
+    let broker = Broker::shared();
+    broker.create_topic_with("in-a-row", 4, &[FOR_GOOD]);
+    let mut producer = Producer::open(settings(broker), transactional("in-a-row")).unwrap();
+    let outside = Membership::outside("in-a-row");
+    let mut median_of_some = || {
+        let one = |_| {
+            let began = Instant::now();
+            (0..4).for_each(|partition| producer.send("in-a-row", partition, &entry(None, b"v")).unwrap());
+            producer.commit(&[("in-a-row", vec![(0, 1)])], &outside).unwrap();
+            began.elapsed()
+        };
+        let mut times: Vec<Duration> = (0..21).map(one).collect();
+        times.sort();
+        times[times.len() / 2]
+    };
+    // The machine may be busy, and the broker's code not yet compiled; with the wait, none is below 20 ms.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while median_of_some() > Duration::from_millis(18) {
+        assert!(Instant::now() < deadline, "transactions that follow one another take longer than 18 ms");
+    }
+}
+
 #[test]
 fn offsets_of_a_generation_that_is_over_are_refused_and_nothing_is_visible() {
     let broker = Broker::shared();

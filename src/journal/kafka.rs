@@ -211,11 +211,9 @@ impl Journal for KafkaJournal {
             self.producer.send(&self.records.topic, self.records.partition(), Some(key.as_bytes()), &value, &[])?;
             self.producer.flush()?;
             self.last = Some(record.number);
-            if !offsets.is_empty()
-                && let Err(error) = self.claim.group().commit(&offsets)
-            {
+            if !offsets.is_empty() {
                 // The position in the journal is the truth; the group's offsets are for the usual tools.
-                tracing::debug!(target: "millstream::kafka", "lane {}: offsets: {error}", self.records.options.lane);
+                self.claim.group().commit_soon(&offsets);
             }
             return Ok(());
         }

@@ -259,6 +259,13 @@ pub trait Membership: Send + Sync {
     /// Environment.
     fn commit(&self, offsets: &[NextOffset]) -> Result<()>;
 
+    /// Has offsets committed outside a transaction, without waiting for it; where that fails, the next ones do.
+    fn commit_soon(&self, offsets: &[NextOffset]) {
+        if let Err(error) = self.commit(offsets) {
+            tracing::debug!(target: "millstream::kafka", "offsets: {error}");
+        }
+    }
+
     /// The shape of a topic; `None` where it doesn't exist. Asking never makes it.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 
 use super::claim::Holdings;
 use super::client::{Membership, NewTopic, NextOffset, Standing, TopicShape};
+use super::offsets::Offsets;
 use super::topics::{config, ensure_journal, offset_list};
 use super::trouble::{Resource, Trouble, check_topics, least, refusal};
 use super::{BROKER_TIMEOUT, KafkaOptions};
@@ -112,6 +113,8 @@ pub struct KafkaGroup {
     consumer: Option<Arc<BaseConsumer<GroupContext>>>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Where commits take the offsets along, none are committed by themselves.
+    offsets: Option<Offsets>,
     options: KafkaOptions,
 }
 
@@ -187,7 +190,10 @@ impl KafkaGroup {
             .name("kafka-group".into())
             .spawn(move || attend(&polled, &state, &topics, interval))
             .map_err(|e| Fault::io("the group's thread could not be started", &e))?;
-        Ok(KafkaGroup { consumer: Some(consumer), shared, thread: Some(thread), options: options.clone() })
+        let committing = Arc::clone(&consumer);
+        let start = || Offsets::start(move |offsets| commit(&committing, offsets));
+        let offsets = (!options.exactly_once).then(start).transpose()?;
+        Ok(KafkaGroup { consumer: Some(consumer), shared, thread: Some(thread), offsets, options: options.clone() })
     }
 
     fn consumer(&self) -> &BaseConsumer<GroupContext> {
@@ -224,8 +230,13 @@ impl Membership for KafkaGroup {
     }
 
     fn commit(&self, offsets: &[NextOffset]) -> Result<()> {
-        (self.consumer().commit(&offset_list(offsets)?, CommitMode::Sync))
-            .map_err(|e| Fault::environment(format!("the group's offsets could not be committed: {e}")))
+        commit(self.consumer(), offsets)
+    }
+
+    fn commit_soon(&self, offsets: &[NextOffset]) {
+        if let Some(desk) = &self.offsets {
+            desk.hand_over(offsets);
+        }
     }
 
     fn shape(&self, topic: &str) -> Result<Option<TopicShape>> {
@@ -254,8 +265,9 @@ impl Membership for KafkaGroup {
 impl Drop for KafkaGroup {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let (thread, consumer) = (self.thread.take(), self.consumer.take());
+        let (thread, consumer, offsets) = (self.thread.take(), self.consumer.take(), self.offsets.take());
         super::close::within_bound("group's consumer", move || {
+            offsets.into_iter().for_each(Offsets::finish);
             // Closed by the last that holds it: this thread, or that one.
             drop(consumer);
             if thread.is_some_and(|thread| thread.join().is_err()) {
@@ -263,6 +275,11 @@ impl Drop for KafkaGroup {
             }
         });
     }
+}
+
+fn commit(consumer: &BaseConsumer<GroupContext>, offsets: &[NextOffset]) -> Result<()> {
+    (consumer.commit(&offset_list(offsets)?, CommitMode::Sync))
+        .map_err(|e| Fault::environment(format!("the group's offsets could not be committed: {e}")))
 }
 
 /// Why a topic's shape isn't known.

@@ -33,6 +33,7 @@ pub mod direct;
 pub mod direct_client;
 pub mod group;
 pub mod headers;
+mod offsets;
 pub mod producer;
 mod reader;
 pub mod topics;

@@ -66,6 +66,8 @@ pub struct Batch {
     pub is_marker: bool,
     pub producer: i64,
     pub epoch: i16,
+    /// By the number of the protocol; 0: none.
+    pub compression: u8,
 }
 
 /// A broker of its own, stopped and removed with this value.
@@ -420,8 +422,10 @@ impl Broker {
                 if number(8, 4) == 0 {
                     break;
                 }
-                let (offset, is_marker) = (number(0, 8), number(21, 2) & 0x20 != 0);
-                batches.push(Batch { offset, is_marker, producer: number(43, 8), epoch: number(51, 2) as i16 });
+                let (offset, attributes) = (number(0, 8), number(21, 2));
+                let (is_marker, compression) = (attributes & 0x20 != 0, (attributes & 7) as u8);
+                let (producer, epoch) = (number(43, 8), number(51, 2) as i16);
+                batches.push(Batch { offset, is_marker, producer, epoch, compression });
                 at += 12 + number(8, 4) as usize;
             }
         }

@@ -3,6 +3,14 @@
 //! Each call is spoken in the versions that brokers from 2.8 to 4 have in common; two that end transactions come
 //! in a newer one as well (see `txn_calls.rs`). Everything is written and read by hand: a general codec would
 //! believe the counts that an answer holds.
+//!
+//! ```no_run
+//! use millstream::kafka::direct::{Cluster, Settings, calls::Metadata};
+//!
+//! let mut cluster = Cluster::new(Settings::new("localhost:9092")).unwrap();
+//! let answer = cluster.ask_any(&Metadata { topics: &["events".into()] }).unwrap();
+//! println!("{} brokers; {:?}", answer.brokers.len(), answer.topics);
+//! ```
 
 use super::error::{Error, Resource, Result, code};
 use super::wire::{Reader, Writer};

@@ -1,4 +1,11 @@
 //! What can go wrong between this client and its brokers, sorted by what helps.
+//!
+//! ```
+//! use millstream::kafka::direct::{Error, code};
+//!
+//! let error = Error::Broker { what: "produce to events/0".into(), code: code::NOT_LEADER_OR_FOLLOWER };
+//! assert!(error.may_pass() && !error.lasts()); // the leader has moved: asked again, it may go well
+//! ```
 
 use std::fmt;
 use std::io;

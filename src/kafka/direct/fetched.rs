@@ -2,6 +2,20 @@
 //!
 //! Each batch is checked before its first message is shown. What was aborted is passed over where only committed
 //! messages are wanted, and so are the marks that transactions leave.
+//!
+//! ```no_run
+//! use millstream::kafka::direct::{FetchSettings, Fetcher, Settings, batch};
+//! use std::time::Duration;
+//!
+//! let mut fetcher = Fetcher::open(Settings::new("localhost:9092"), FetchSettings::default()).unwrap();
+//! fetcher.add("events", 0, 0);
+//! let mut fetched = fetcher.next(Duration::from_secs(1)).unwrap().expect("something came");
+//! while let Some(message) = fetched.peek().unwrap() {
+//!     let headers = batch::headers(message.headers).count();
+//!     println!("{} at {}: {headers} headers", message.offset, message.timestamp);
+//!     fetched.advance(); // a message that isn't taken is shown again
+//! }
+//! ```
 
 use super::batch::{HEADER_BYTES, Header, Record, Records};
 use super::calls::{Call, check};

@@ -1,5 +1,17 @@
 //! The produce call: its head and what stands between the batches is written, the batches are sent from where they
 //! lie.
+//!
+//! ```
+//! use millstream::kafka::direct::calls::Call;
+//! use millstream::kafka::direct::produce_call::Produce;
+//! use millstream::kafka::direct::wire::{Reader, Writer};
+//!
+//! let mut answer = Writer::default();
+//! answer.compact_count(0); // no topics
+//! answer.i32(20); // the broker wants to be left alone for so many ms
+//! let call = Produce { transactional: None, timeout_ms: 30_000, joins: false };
+//! assert_eq!(call.read(&mut Reader::new(answer.bytes())).unwrap(), (Vec::new(), 20));
+//! ```
 
 use super::calls::Call;
 use super::error::Result;

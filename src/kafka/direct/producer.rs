@@ -21,6 +21,7 @@ use super::connection::wait_for;
 use super::error::{Error, Resource, Result, code};
 use super::produce_call::{Outcome, Produce, write_heads};
 use super::settings::{ProduceSettings, Settings};
+use super::transaction::Ending;
 use super::txn_calls::{Identity, InitProducerId};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -92,6 +93,7 @@ pub struct Producer {
     pub(super) fenced: bool,
     /// Something of the open transaction may have reached a broker.
     pub(super) touched: bool,
+    pub(super) ending: Ending,
     refresh_not_before: Option<Instant>,
     /// When a late answer made it look up the leaders.
     looked: Instant,
@@ -122,6 +124,7 @@ impl Producer {
             broken: None,
             fenced: false,
             touched: false,
+            ending: Ending::default(),
             refresh_not_before: None,
             looked: Instant::now(),
             quiet: HashMap::new(),
@@ -380,7 +383,7 @@ impl Producer {
                 self.look_up(&mut unknown, now)?;
                 continue;
             }
-            if by_broker.is_empty() {
+            if by_broker.is_empty() || !self.may_begin() {
                 return Ok(());
             }
             for (broker, slots) in by_broker {
@@ -471,6 +474,7 @@ impl Producer {
             }
             let waiting = self.slots.iter().filter(|slot| !slot.waiting.is_empty());
             let again = waiting.filter_map(|slot| slot.not_before).chain(self.quiet.values().copied());
+            let again = again.chain(self.ending.look_at());
             let until = again.filter(|when| *when > now).fold(until, Instant::min);
             if brokers.is_empty() {
                 std::thread::sleep(until.min(now + RETRY_INTERVAL).saturating_duration_since(now));

@@ -20,7 +20,9 @@
 use super::calls::CoordinatorOf;
 use super::error::{Error, Resource, Result, code};
 use super::producer::Producer;
-use super::txn_calls::{AddOffsets, AddPartitions, EndTxn, Identity, Membership, TopicOffsets, TxnOffsets};
+use super::txn_calls::{
+    AddOffsets, AddPartitions, DescribeTxn, EndTxn, Identity, Membership, TopicOffsets, TxnOffsets,
+};
 use crate::faults;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -30,6 +32,32 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
 /// How long answers to batches are waited for before they are abandoned with the transaction.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the coordinator is asked whether it is through with the last transaction.
+const LOOK_INTERVAL: Duration = Duration::from_micros(500);
+
+/// How long it is asked for: brokers themselves put what is written too early off for no longer than this.
+const LOOK_MAX: Duration = Duration::from_millis(100);
+
+/// The end of the last transaction, while its markers are being written.
+///
+/// What is written into the next transaction by then, a broker of 4.0 or later lets wait for 20 ms at a time
+/// (`add.partitions.to.txn.retry.backoff.ms`), and all that comes behind it on the connection. So the coordinator is
+/// asked first: the markers take a millisecond or two. Before version 2 it refuses, and is asked again at once.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// When it was answered, and when to look again.
+    under_way: Option<(Instant, Instant)>,
+    /// The coordinator doesn't say: the broker is older than 3.0, or it isn't allowed.
+    untold: bool,
+}
+
+impl Ending {
+    /// When the coordinator is asked next; none where nothing is waited for.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.under_way.map(|(_, at)| at)
+    }
+}
 
 /// Why a transaction did not commit.
 #[derive(Debug)]
@@ -136,6 +164,9 @@ impl Producer {
         let name = self.transactional()?;
         let deadline = Instant::now() + self.settings.delivery_timeout;
         let (identity, joins) = (self.identity, self.joins);
+        while !self.may_begin() {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
         self.touched = true;
         let group = membership.group.as_str();
         if !joins {
@@ -146,6 +177,29 @@ impl Producer {
         let call = TxnOffsets { transactional: &name, identity, membership, topics, joins };
         self.patiently(deadline, |p| p.control.ask_coordinator(CoordinatorOf::Group, group, &call))
             .map_err(|error| error.on(Resource::Group, group).on(Resource::TransactionalId, &name))
+    }
+
+    /// False while the coordinator is busy with the last transaction's end; then it is asked again a little later.
+    pub(super) fn may_begin(&mut self) -> bool {
+        let Some((since, look_at)) = self.ending.under_way.filter(|_| !self.touched) else { return true };
+        let Some(name) = self.settings.transactional.clone() else { return true };
+        if Instant::now() < look_at {
+            return false;
+        }
+        let call = DescribeTxn { transactional: &name };
+        match self.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call) {
+            Ok(true) if since.elapsed() < LOOK_MAX => {
+                self.ending.under_way = Some((since, Instant::now() + LOOK_INTERVAL));
+                return false;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.ending.untold |= matches!(error, Error::Config(_) | Error::Denied { .. });
+                tracing::debug!(target: "millstream::kafka", "{error}");
+            }
+        }
+        self.ending.under_way = None;
+        true
     }
 
     /// Tells the coordinator which partitions the transaction writes to (version 1). False: later.
@@ -236,6 +290,8 @@ impl Producer {
             Some(identity) => {
                 self.identity = identity;
                 self.start_over();
+                let now = Instant::now();
+                self.ending.under_way = (!self.ending.untold).then_some((now, now));
             }
             None => self.unannounce(),
         }

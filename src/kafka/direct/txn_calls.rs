@@ -2,7 +2,7 @@
 //! announced to the coordinator; from 2 on they join by being written, and each end hands out a new epoch.
 
 use super::calls::{Call, check};
-use super::error::{Resource, Result, code};
+use super::error::{Error, Resource, Result, code};
 use super::wire::{Reader, Writer};
 
 /// Who a producer is, to the brokers.
@@ -255,9 +255,81 @@ impl Call for EndTxn<'_> {
     }
 }
 
+/// Asks the coordinator what a transactional id's last transaction has come to (brokers from 3.0 on).
+#[derive(Debug, Clone, Copy)]
+pub struct DescribeTxn<'a> {
+    /// The transactional id.
+    pub transactional: &'a str,
+}
+
+impl Call for DescribeTxn<'_> {
+    /// True while the markers of its end are being written: no transaction can begin.
+    type Answer = bool;
+    const KEY: i16 = 65;
+    const NAME: &'static str = "the transaction's state";
+    fn version(&self) -> i16 {
+        0
+    }
+    fn write(&self, to: &mut Writer) {
+        to.compact_array(&[self.transactional], |to, name| to.compact_string(name));
+        to.no_tagged();
+    }
+    fn read(&self, from: &mut Reader<'_>) -> Result<bool> {
+        let _throttle = from.i32()?;
+        let states = from.compact_array(|item| {
+            let (code, name, state) = (item.i16()?, item.compact_string()?, item.compact_string()?);
+            let (_timeout, _began, _id, _epoch) = (item.i32()?, item.i64()?, item.i64()?, item.i16()?);
+            item.compact_array(|topic| {
+                let _name = topic.compact_string()?;
+                topic.compact_array(Reader::i32)?;
+                topic.skip_tagged()
+            })?;
+            item.skip_tagged()?;
+            Ok((code, name, state))
+        })?;
+        let found = states.iter().find(|(_, name, _)| *name == self.transactional);
+        let Some((code, _, state)) = found else {
+            return Err(Error::Damaged(format!("{}: an answer without the id", Self::NAME)));
+        };
+        check(Self::NAME, *code)?;
+        Ok(state.starts_with("Prepare"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_transaction_that_is_being_ended_is_told_from_one_that_has() {
+        let read = |code: i16, name: &str, state: &str| {
+            let mut to = Writer::default();
+            to.i32(0);
+            to.compact_count(1);
+            to.i16(code);
+            to.compact_string(name);
+            to.compact_string(state);
+            to.i32(60_000);
+            to.i64(-1);
+            to.i64(7);
+            to.i16(3);
+            to.compact_array(&["t"], |to, topic| {
+                to.compact_string(topic);
+                to.compact_array(&[0, 1], |to, partition| to.i32(*partition));
+                to.no_tagged();
+            });
+            to.no_tagged();
+            to.no_tagged();
+            let mut from = Reader::new(to.bytes());
+            let answer = DescribeTxn { transactional: "x" }.read(&mut from);
+            answer.inspect(|_| assert_eq!(from.left(), 1, "the answer's own tagged fields"))
+        };
+        assert!(read(0, "x", "PrepareCommit").unwrap() && read(0, "x", "PrepareAbort").unwrap());
+        assert!(!read(0, "x", "CompleteCommit").unwrap() && !read(0, "x", "Ongoing").unwrap());
+        assert!(matches!(read(0, "y", "Ongoing"), Err(Error::Damaged(_))));
+        let denied = read(code::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "x", "").unwrap_err();
+        assert_eq!(denied.code(), Some(code::TRANSACTIONAL_ID_AUTHORIZATION_FAILED));
+    }
 
     #[test]
     fn the_code_that_says_most_is_the_answer() {

@@ -11,7 +11,9 @@ use millstream::kafka::direct::calls::{
 };
 use millstream::kafka::direct::compress::{UNPACKED_BYTES_MAX, unpack};
 use millstream::kafka::direct::produce_call::Produce;
-use millstream::kafka::direct::txn_calls::{AddOffsets, AddPartitions, EndTxn, InitProducerId, TxnOffsets};
+use millstream::kafka::direct::txn_calls::{
+    AddOffsets, AddPartitions, DescribeTxn, EndTxn, InitProducerId, TxnOffsets,
+};
 use millstream::kafka::direct::wire::Reader;
 use millstream::kafka::direct::{Compression, Fetched, Identity, Membership};
 
@@ -136,7 +138,7 @@ pub fn kafka_answer(bytes: &[u8]) {
     let (choice, body) = (input.byte(), input.rest());
     // A string or an array of a few bytes is tens of bytes in memory.
     let bytes_max = 10_000 + 100 * body.len();
-    memory::within(bytes_max, "an answer", || match choice % 13 {
+    memory::within(bytes_max, "an answer", || match choice % 14 {
         0 => read(&ApiVersions, body),
         1 => read(&SaslHandshake("PLAIN"), body),
         2 => read(&SaslAuthenticate(b""), body),
@@ -155,7 +157,8 @@ pub fn kafka_answer(bytes: &[u8]) {
         11 => {
             read(&EndTxn { transactional: "t", identity: Identity::NONE, commit: true, joins: choice > 127 }, body);
         }
-        _ => read(&Produce { transactional: None, timeout_ms: 1, joins: false }, body),
+        12 => read(&Produce { transactional: None, timeout_ms: 1, joins: false }, body),
+        _ => drop(DescribeTxn { transactional: "t" }.read(&mut Reader::new(body))),
     });
 }
 

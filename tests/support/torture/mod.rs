@@ -3,6 +3,7 @@
 //!
 //! A round's outcome is a `Result`: a build with a planted mistake is expected to fail.
 
+pub mod cluster;
 pub mod feed;
 pub mod files;
 pub mod life;
@@ -13,6 +14,7 @@ pub mod swaps;
 use crate::support::broker::Broker;
 use crate::support::daemon::Scene;
 use crate::support::stream::Stream;
+use cluster::{Mover, Troubles};
 use feed::Feed;
 use life::{Death, Lives};
 use plan::{Plan, Road};
@@ -36,6 +38,8 @@ pub struct Report {
     pub damaged: u64,
     /// From a start to its first commit.
     pub restarts: Vec<Duration>,
+    /// What was done to the brokers.
+    pub troubles: Troubles,
 }
 
 /// Why a round failed, and where its remains are.
@@ -91,12 +95,16 @@ fn round(plan: &Plan, arena: &Arena, report: &mut Report, say: &(dyn Fn(String) 
         Road::Files => Feed::to_files(plan, arena.files.clone()),
     };
     let driver = (!plan.forced).then(|| Driver::start(plan, &arena.scene));
+    let mover = plan.calm.map(|calm| Mover::start(plan, &arena.stream, calm));
     let mut lives = Lives { plan, arena, report, say };
     for (number, life) in plan.lives.iter().enumerate() {
         lives.live(number, life);
     }
     if let Some(driver) = driver {
         report.orders = driver.stop();
+    }
+    if let Some(mover) = mover {
+        report.troubles = mover.stop();
     }
     let sent = feed.stop();
     report.events = sent;
@@ -107,7 +115,8 @@ impl Arena {
     fn new(plan: &Plan) -> Arena {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let name = format!("torture-{}-{}", plan.round, NUMBER.fetch_add(1, Relaxed));
-        let stream = Stream { broker: Broker::shared(), name };
+        let broker = if plan.calm.is_some() { &cluster::brokers()[0] } else { Broker::shared() };
+        let stream = Stream { broker, name };
         let specs = feed::specs();
         let scene = Scene::new(&specs[plan.first_spec], "");
         let mut files = Vec::new();
@@ -194,6 +203,7 @@ pub struct Summary {
     pub damaged: u64,
     pub events: u64,
     pub restarts: Vec<Duration>,
+    pub troubles: Troubles,
     pub failures: Vec<String>,
 }
 
@@ -215,6 +225,7 @@ impl Summary {
         self.events += report.events;
         self.damaged += report.damaged;
         self.restarts.extend(&report.restarts);
+        self.troubles += report.troubles;
     }
 
     /// All kills.
@@ -243,6 +254,12 @@ impl Summary {
         row("swaps cut off by a kill", self.cut_off.to_string());
         row("first commit, median", format!("{} ms", median.as_millis()));
         row("first commit, worst", format!("{} ms", worst.as_millis()));
+        if self.troubles != Troubles::default() {
+            row("leaders moved", self.troubles.moved.to_string());
+            row("brokers told to stop", self.troubles.stopped.to_string());
+            row("brokers killed", self.troubles.killed.to_string());
+            row("brokers held", self.troubles.held.to_string());
+        }
         row("rounds that failed", self.failures.len().to_string());
         lines.join("\n")
     }

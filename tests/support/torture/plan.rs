@@ -73,13 +73,37 @@ pub struct Plan {
     pub damages: bool,
     /// A mistake that the daemon is to make.
     pub plant: Option<String>,
+    /// On a cluster of three in trouble: how many of 24 times it is only leaders that move. `None`: one broker, well.
+    pub calm: Option<u64>,
 }
 
 impl Plan {
     /// The long form's round.
     pub fn long(seed: u64, round: u64) -> Plan {
-        let mut random = random_of(seed, round);
         let road = if round % 3 == 1 { Road::Files } else { Road::Kafka };
+        Plan::long_on(road, seed, round, round / 3)
+    }
+
+    /// The long form's round on a cluster in trouble.
+    pub fn long_in_trouble(seed: u64, round: u64) -> Plan {
+        Plan { calm: Some(22), ..Plan::long_on(Road::Kafka, seed, round, round) }
+    }
+
+    /// The short form of that: one round, and leaders move only.
+    pub fn short_in_trouble(seed: u64, round: u64) -> Plan {
+        let mut random = random_of(seed, round);
+        let mut plan = Plan::empty(seed, round, Road::Kafka, false, &mut random);
+        let steps = ["kafka.commit", "kafka.offsets", "kafka.begin", "kafka.init", "recovery.tail", "store.rename"];
+        let mut deaths: Vec<At> = steps.iter().map(|step| At::Step(step, few(step, &mut random))).collect();
+        deaths.extend([At::Ready(Duration::from_millis(300)), At::Start(Duration::from_millis(150))]);
+        shuffle(&mut deaths, &mut random);
+        plan.set_lives(deaths, &mut random);
+        Plan { calm: Some(24), ..plan }
+    }
+
+    /// `turn`: the how-manieth round on its road.
+    fn long_on(road: Road, seed: u64, round: u64, turn: u64) -> Plan {
+        let mut random = random_of(seed, round);
         let forced = random.below(4) == 0;
         let mut plan = Plan::empty(seed, round, road, forced, &mut random);
         // Behind a journal that is cut, the last checkpoint that is left may be the one that is damaged.
@@ -88,7 +112,7 @@ impl Plan {
         let steps = plan.reachable();
         let mut pack = steps.clone();
         shuffle(&mut pack, &mut Random(seed));
-        let begins = (round as usize / 3) * (DEATHS / 2);
+        let begins = turn as usize * (DEATHS / 2);
         let mut deaths: Vec<At> =
             (0..DEATHS / 2).map(|i| at_step(pack[(begins + i) % pack.len()], &mut random)).collect();
         let in_recovery: Vec<&'static str> = steps.into_iter().filter(|step| is_recovery(step)).collect();
@@ -146,6 +170,7 @@ impl Plan {
             lives: Vec::new(),
             damages: false,
             plant: None,
+            calm: None,
         }
     }
 
@@ -183,8 +208,9 @@ impl Plan {
 
     /// The command that runs this round again.
     pub fn again(&self, long: bool) -> String {
+        let cluster = if self.calm.is_some() { "CLUSTER=1 " } else { "" };
         match long {
-            true => format!("make torture SEED={} ROUND={}", self.seed, self.round),
+            true => format!("make torture {cluster}SEED={} ROUND={}", self.seed, self.round),
             false => format!(
                 "MILLSTREAM_TORTURE_SEED={} cargo test --release --locked --features faults --test torture",
                 self.seed

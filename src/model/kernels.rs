@@ -106,12 +106,31 @@ pub fn all_finite(values: &[f64]) -> bool {
 /// fast as `libm::exp`, which takes over beyond.
 #[inline]
 pub fn exp(x: f64) -> f64 {
+    if x.is_nan() || x.abs() > EXP_NEAR {
+        return libm::exp(x);
+    }
+    let [power] = exp_near([x]);
+    power
+}
+
+/// Within that distance of 0, [`exp_near`] is what [`exp`] gives.
+pub const EXP_NEAR: f64 = 700.0;
+
+/// [`exp`] of several numbers side by side, none beyond ±[`EXP_NEAR`].
+#[inline(always)]
+pub fn exp_near<const N: usize>(x: [f64; N]) -> [f64; N] {
+    let mut out = [0.0; N];
+    for i in 0..N {
+        out[i] = exp_one(x[i]);
+    }
+    out
+}
+
+#[inline(always)]
+fn exp_one(x: f64) -> f64 {
     const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 · 2^52: what is added to it is rounded to a whole number
     const LN2_HIGH: f64 = 0.693_147_180_369_123_8; // 32 bits of ln 2, so that k · LN2_HIGH is exact
     const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
-    if x.is_nan() || x.abs() > 700.0 {
-        return libm::exp(x);
-    }
     let shifted = x * std::f64::consts::LOG2_E + ROUND;
     let k = shifted - ROUND;
     let r = (x - k * LN2_HIGH) - k * LN2_LOW;
@@ -136,12 +155,15 @@ const TAYLOR: [f64; 12] = {
     c
 };
 
+/// Beyond that, [`sigmoid`] is flat.
+pub const SIGMOID_FLAT: f64 = 30.0;
+
 /// 1 / (1 + e^−z), and exactly 0 and 1 beyond ±30, as River has it.
 #[inline]
 pub fn sigmoid(z: f64) -> f64 {
-    if z < -30.0 {
+    if z < -SIGMOID_FLAT {
         0.0
-    } else if z > 30.0 {
+    } else if z > SIGMOID_FLAT {
         1.0
     } else {
         1.0 / (1.0 + exp(-z))

@@ -197,13 +197,15 @@ impl Linear {
         Ok(())
     }
 
+    /// The factor of the event's weight that its class brings.
     #[inline(always)]
-    fn learn_inlined(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
-        let weight = if self.task == Task::Binary { weight * self.class_weight[class_of(target)] } else { weight };
-        if weight == 0.0 {
-            return Learned::Applied;
-        }
-        let slope = self.loss.gradient(target, margin(self.intercept, &self.table.w, x)) * weight;
+    fn weight_of(&self, target: f64, weight: f64) -> f64 {
+        if self.task == Task::Binary { weight * self.class_weight[class_of(target)] } else { weight }
+    }
+
+    /// Takes a step against the gradient times the weight.
+    #[inline(always)]
+    fn step(&mut self, x: Features<'_>, target: f64, slope: f64) -> Learned {
         if !slope.is_finite() || !target.is_finite() {
             return Learned::Refused;
         }
@@ -255,7 +257,33 @@ crate::wide! {
 
 crate::wide! {
     fn learn_row(model: &mut Linear, x: Features<'_>, target: f64, weight: f64) -> Learned {
-        model.learn_inlined(x, target, weight)
+        let weight = model.weight_of(target, weight);
+        if weight == 0.0 {
+            return Learned::Applied;
+        }
+        let slope = model.loss.gradient(target, margin(model.intercept, &model.table.w, x)) * weight;
+        model.step(x, target, slope)
+    }
+}
+
+crate::wide! {
+    fn score_learn_row(
+        model: &mut Linear,
+        before: Features<'_>,
+        after: Option<Features<'_>>,
+        target: f64,
+        weight: f64,
+        score: &mut f64,
+    ) -> Learned {
+        let scored = margin(model.intercept, &model.table.w, before);
+        let learned = after.map_or(scored, |x| margin(model.intercept, &model.table.w, x));
+        let (mean, gradient) = model.loss.mean_and_gradient(scored, target, learned);
+        *score = mean;
+        let weight = model.weight_of(target, weight);
+        if weight == 0.0 {
+            return Learned::Applied;
+        }
+        model.step(after.unwrap_or(before), target, gradient * weight)
     }
 }
 
@@ -270,6 +298,18 @@ impl Model for Linear {
 
     fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
         learn_row(self, x, target, weight)
+    }
+
+    fn score_learn(
+        &mut self,
+        before: Features<'_>,
+        after: Option<Features<'_>>,
+        target: f64,
+        weight: f64,
+        _: &mut Scratch,
+        out: &mut [f64],
+    ) -> Learned {
+        score_learn_row(self, before, after, target, weight, &mut out[0])
     }
 
     fn save(&self, state: &mut State, prefix: &str) {

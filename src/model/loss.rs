@@ -1,7 +1,7 @@
 //! Losses of one raw score (margin) and one target: gradient and mean function, with River's names,
 //! conventions at kinks, and defaults.
 
-use super::kernels::{exp, sigmoid};
+use super::kernels::{SIGMOID_FLAT, exp, exp_near, sigmoid};
 use super::options::{Options, Range};
 use crate::error::Result;
 
@@ -118,6 +118,19 @@ impl Loss {
         }
     }
 
+    /// What is predicted for the raw score `scored`, and dL/dp at the raw score `p` and target `y`: the bits of
+    /// [`Loss::mean`] and [`Loss::gradient`]. The two exponentials of the logarithmic loss run side by side.
+    #[inline(always)]
+    pub fn mean_and_gradient(self, scored: f64, y: f64, p: f64) -> (f64, f64) {
+        let side = y * 2.0 - 1.0;
+        let z = p * side;
+        if self == Loss::Log && scored.abs() <= SIGMOID_FLAT && z.abs() <= LOG_FLAT {
+            let [below, above] = exp_near([-scored, z]);
+            return (1.0 / (1.0 + below), -side / (above + 1.0));
+        }
+        (self.mean(scored), self.gradient(y, p))
+    }
+
     /// From the raw score to what is predicted: a probability, or a number.
     pub fn mean(self, p: f64) -> f64 {
         match self {
@@ -128,12 +141,14 @@ impl Loss {
     }
 }
 
-/// River turns to the first-order terms beyond ±18.
+/// Beyond that, River turns to the first-order terms of the logarithmic loss.
+const LOG_FLAT: f64 = 18.0;
+
 #[inline]
 fn log_gradient(side: f64, z: f64) -> f64 {
-    if z > 18.0 {
+    if z > LOG_FLAT {
         exp(-z) * -side
-    } else if z < -18.0 {
+    } else if z < -LOG_FLAT {
         -side
     } else {
         -side / (exp(z) + 1.0)

@@ -1,13 +1,17 @@
 //! What stands in for missing values before the first step.
 
 use super::PipelineSpec;
-use crate::batch::{Reject, Stage, TokenKind};
+use crate::batch::{Batch, Reject, Stage, Token, TokenKind};
 use crate::error::{Fault, Result};
 use crate::preprocess::Row;
 use crate::schema::{Missing, Role, Schema, Slot};
 use crate::state::{COUNT_MAX, State};
 use serde_json::Value;
 use std::hint::select_unpredictable;
+use std::ops::Range;
+
+/// Most rows of a batch that wait to be added up.
+const WAITING_MAX: usize = 64;
 
 /// What stands in for a missing number, by the fields' policies, before the first step.
 ///
@@ -19,7 +23,12 @@ pub(super) struct Fill {
     reject_tokens: Vec<(usize, u16)>,
     sums: Vec<f64>,
     counts: Vec<f64>,
-    imputes: bool,
+    /// Some number's policy is to take the mean.
+    pub imputes: bool,
+    /// Rows of the batch at hand that were learned, and wait to be added up together.
+    waiting: Range<usize>,
+    /// Room for the next sums.
+    next: Vec<f64>,
     /// Some number's policy is to turn the row away.
     rejects: bool,
 }
@@ -33,6 +42,8 @@ impl Fill {
             sums: vec![0.0; schema.feature_numbers],
             counts: vec![0.0; schema.feature_numbers],
             imputes: false,
+            waiting: 0..0,
+            next: vec![0.0; schema.feature_numbers],
             rejects: false,
         };
         for (index, field) in schema.fields.iter().enumerate().filter(|(_, f)| f.role == Role::Feature) {
@@ -51,16 +62,17 @@ impl Fill {
         fill
     }
 
-    pub fn check(&self, row: &Row) -> Result<(), Reject> {
+    #[inline]
+    pub fn check(&self, numbers: &[f64], tokens: &[Token]) -> Result<(), Reject> {
         let reason = "the field is missing, and its policy is \"reject\"";
         let reject = |field| Reject { stage: Stage::Missing, reason, field: Some(field), byte: 0 };
         for &(slot, field) in &self.reject_tokens {
-            if row.tokens[slot].kind == TokenKind::Missing {
+            if tokens[slot].kind == TokenKind::Missing {
                 return Err(reject(field));
             }
         }
-        if self.rejects && has_nan(&row.dense) {
-            for (slot, x) in row.dense.iter().enumerate() {
+        if self.rejects && has_nan(numbers) {
+            for (slot, x) in numbers.iter().enumerate() {
                 if x.is_nan() && self.policy[slot] == Missing::Reject {
                     return Err(reject(self.fields[slot]));
                 }
@@ -69,7 +81,7 @@ impl Fill {
         Ok(())
     }
 
-    /// Fills the gaps of a row that has any (see [`has_nan`]).
+    /// Fills the gaps of a row that has any (see [`has_nan`]). No row waits.
     pub fn transform(&self, row: &mut Row) {
         for (slot, x) in row.dense.iter_mut().enumerate().filter(|(_, x)| x.is_nan()) {
             match self.policy[slot] {
@@ -83,6 +95,37 @@ impl Fill {
     pub fn learn(&mut self, row: &Row) {
         if self.imputes {
             add_up(&row.dense, &mut self.sums, &mut self.counts);
+        }
+    }
+
+    /// Learns a row without gaps of the batch at hand, at the latest when [`Fill::catch_up`] is called: no row that
+    /// comes before a gap needs the sums, and rows are added up together for less.
+    #[inline]
+    pub fn learn_later(&mut self, batch: &Batch, row: usize) {
+        if !self.imputes {
+            return;
+        }
+        if self.waiting.end != row || self.waiting.len() == WAITING_MAX {
+            self.catch_up(batch);
+            self.waiting = row..row;
+        }
+        self.waiting.end = row + 1;
+    }
+
+    /// Adds up the rows that wait. Before a gap is filled, and at a batch's end.
+    pub fn catch_up(&mut self, batch: &Batch) {
+        let rows = std::mem::take(&mut self.waiting);
+        if rows.is_empty() {
+            return;
+        }
+        let (stride, width) = (batch.number_stride, self.sums.len());
+        let numbers = &batch.numbers[rows.start * stride..rows.end * stride];
+        if add_rows(numbers, stride, &self.sums, &mut self.next) {
+            std::mem::swap(&mut self.sums, &mut self.next);
+            self.counts.iter_mut().for_each(|n| *n += rows.len() as f64);
+        } else {
+            // Some sum would overflow: a number at a time, without those that do it.
+            numbers.chunks_exact(stride).for_each(|row| add_up(&row[..width], &mut self.sums, &mut self.counts));
         }
     }
 
@@ -121,6 +164,50 @@ crate::wide! {
             add(*x, sum, count);
         }
     }
+}
+
+crate::wide! {
+    /// The sums with all rows' numbers added, a row after the other. True where every one is finite: then all on
+    /// the way were, since nothing finite brings an infinite sum back.
+    fn add_rows(numbers: &[f64], stride: usize, sums: &[f64], next: &mut [f64]) -> bool {
+        let (sums, sums_tail) = sums.as_chunks::<16>();
+        let (next, next_tail) = next.as_chunks_mut::<16>();
+        let (mut at, mut finite) = (0, true);
+        for (sums, next) in sums.iter().zip(next) {
+            finite &= add_columns(numbers, stride, at, sums, next);
+            at += 16;
+        }
+        let ((sums, sums_tail), (next, next_tail)) = (sums_tail.as_chunks::<4>(), next_tail.as_chunks_mut::<4>());
+        for (sums, next) in sums.iter().zip(next) {
+            finite &= add_columns(numbers, stride, at, sums, next);
+            at += 4;
+        }
+        for (sum, next) in sums_tail.iter().zip(next_tail) {
+            finite &= add_columns(numbers, stride, at, &[*sum], std::array::from_mut(next));
+            at += 1;
+        }
+        finite
+    }
+}
+
+/// The same for the `N` columns from `at` on.
+#[inline(always)]
+fn add_columns<const N: usize>(
+    numbers: &[f64],
+    stride: usize,
+    at: usize,
+    sums: &[f64; N],
+    next: &mut [f64; N],
+) -> bool {
+    let mut lanes = *sums;
+    for row in numbers.chunks_exact(stride) {
+        let Some(x) = row[at..].first_chunk::<N>() else { return false };
+        for i in 0..N {
+            lanes[i] += x[i];
+        }
+    }
+    *next = lanes;
+    lanes.iter().fold(true, |finite, sum| finite & sum.is_finite())
 }
 
 crate::wide! {

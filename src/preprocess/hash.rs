@@ -143,6 +143,9 @@ fn append_word(buffer: &mut Vec<u8>, word: &str, lowercase: bool) {
 }
 
 impl Step for Hash {
+    fn learns(&self) -> bool {
+        false
+    }
     fn transform(&self, row: &mut Row, text: &[u8]) {
         let mut buffer = self.buffer.take();
         for field in &self.numbers {

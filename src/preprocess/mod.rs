@@ -171,10 +171,17 @@ pub trait Step: Send {
         let _ = (row, text, weight);
     }
 
-    /// `learn`, then `transform`; for steps that do both at once for less.
-    fn learn_transform(&mut self, row: &mut Row, text: &[u8], weight: f64) {
-        self.learn(row, text, weight);
-        self.transform(row, text);
+    /// False where `learn` never changes anything, so that a row that was learned is transformed as one that wasn't.
+    fn learns(&self) -> bool {
+        true
+    }
+
+    /// An event's whole visit: `before`, which the model will score, is transformed by the state as it stands;
+    /// then `after`, which it will learn, is learned and transformed. For steps that do it all at once for less.
+    fn visit(&mut self, before: &mut Row, after: &mut Row, text: &[u8], weight: f64) {
+        self.transform(before, text);
+        self.learn(after, text, weight);
+        self.transform(after, text);
     }
 
     /// Stores everything that a later transform depends on under `prefix` (`{prefix}mean`, …).

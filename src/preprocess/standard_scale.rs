@@ -3,13 +3,14 @@
 //! Equals River's StandardScaler: population variance, and a column without variance becomes 0.
 //! Options: `fields` (default: all numbers), `with_std` (default true; false only subtracts the mean).
 
-use super::columns::{Columns, shift_divide};
-use super::moments::{Moments, update};
+use super::columns::{Columns, tame};
+use super::moments::{Moments, misfit, with};
 use super::spec::Spec;
 use super::{Built, DenseKind, Layout, Row, Step};
 use crate::error::Result;
 use crate::state::State;
 use serde_json::{Map, Value};
+use std::array::from_fn;
 
 struct StandardScale {
     columns: Columns,
@@ -49,18 +50,75 @@ fn divisor_of(variance: f64) -> f64 {
     if variance > 0.0 { variance.sqrt() } else { f64::INFINITY }
 }
 
+/// What a row meets in a column, before and after it was learned.
+struct Visit<'a> {
+    before: &'a mut [f64],
+    after: &'a mut [f64],
+    share: f64,
+    moments: &'a mut Moments,
+    divisor: &'a mut [f64],
+}
+
 crate::wide! {
     /// All that a row without gaps in the counts does to the statistics and they to it, a column at a time:
-    /// so the processor divides for one column while it takes roots for the next.
-    fn learn_scale(dense: &mut [f64], share: f64, moments: &mut Moments, divisor: &mut [f64]) {
-        let Moments { count, mean, variance } = moments;
-        let statistics = count.iter_mut().zip(mean).zip(variance).zip(divisor);
-        for (x, (((count, mean), variance), divisor)) in dense.iter_mut().zip(statistics) {
-            update(*x, share, count, mean, variance);
-            *divisor = divisor_of(*variance);
-            *x = shift_divide(*x, *mean, *divisor);
+    /// so the processor divides for one column while it takes roots for the next. False, and nothing is done,
+    /// where a number is missing or beyond what is learned.
+    fn visit_all(visit: Visit<'_>) -> bool {
+        let Visit { before, after, share, moments, divisor } = visit;
+        let bits = before.iter().zip(after.iter()).fold(0, |bits, (x, y)| bits | misfit(*x) | misfit(*y));
+        if bits >> 63 != 0 {
+            return false;
         }
+        let Moments { count, mean, variance, .. } = moments;
+        let (before, before_tail) = before.as_chunks_mut::<4>();
+        let (after, after_tail) = after.as_chunks_mut::<4>();
+        let (count, count_tail) = count.as_chunks_mut::<4>();
+        let (mean, mean_tail) = mean.as_chunks_mut::<4>();
+        let (variance, variance_tail) = variance.as_chunks_mut::<4>();
+        let (divisor, divisor_tail) = divisor.as_chunks_mut::<4>();
+        let rows = before.iter_mut().zip(after);
+        for ((before, after), (((count, mean), variance), divisor)) in rows.zip(count.iter_mut().zip(mean).zip(variance).zip(divisor)) {
+            visit_some(before, after, share, [count, mean, variance, divisor]);
+            std::hint::black_box(());
+        }
+        let rows = before_tail.iter_mut().zip(after_tail);
+        let statistics = count_tail.iter_mut().zip(mean_tail).zip(variance_tail).zip(divisor_tail);
+        for ((before, after), (((count, mean), variance), divisor)) in rows.zip(statistics) {
+            visit_some(
+                std::array::from_mut(before),
+                std::array::from_mut(after),
+                share,
+                [count, mean, variance, divisor].map(std::array::from_mut),
+            );
+        }
+        true
     }
+}
+
+/// Neighbouring columns.
+#[inline(always)]
+fn visit_some<const N: usize>(
+    before: &mut [f64; N],
+    after: &mut [f64; N],
+    share: f64,
+    [count, mean, variance, divisor]: [&mut [f64; N]; 4],
+) {
+    // All is loaded, then computed, then stored: so the compiler sees that several columns go at once.
+    let (unseen, x, old_mean, old_variance, old_divisor) = (*before, *after, *mean, *variance, *divisor);
+    *before = from_fn(|i| scale(unseen[i], old_mean[i], old_divisor[i]));
+    let learned: [(f64, f64); N] = from_fn(|i| with(x[i], share, old_mean[i], old_variance[i]));
+    let new_divisor: [f64; N] = from_fn(|i| divisor_of(learned[i].1));
+    *after = from_fn(|i| scale(x[i], learned[i].0, new_divisor[i]));
+    *count = count.map(|n| n + 1.0);
+    *mean = learned.map(|(mean, _)| mean);
+    *variance = learned.map(|(_, variance)| variance);
+    *divisor = new_divisor;
+}
+
+/// [`super::columns::shift_divide`] for a number that fits ([`misfit`]): its difference from the mean can't overflow.
+#[inline(always)]
+fn scale(x: f64, mean: f64, divisor: f64) -> f64 {
+    tame((x - mean) / divisor) + 0.0
 }
 
 impl Step for StandardScale {
@@ -71,16 +129,18 @@ impl Step for StandardScale {
         self.moments.learn(&self.columns, &row.dense);
         self.derive();
     }
-    fn learn_transform(&mut self, row: &mut Row, text: &[u8], weight: f64) {
+    fn visit(&mut self, before: &mut Row, after: &mut Row, text: &[u8], weight: f64) {
         if self.with_std
             && let Some(share) = self.moments.share()
-            && let Some(dense) = self.columns.neighbours(&mut row.dense)
+            && let (Some(before), Some(after)) =
+                (self.columns.neighbours(&mut before.dense), self.columns.neighbours(&mut after.dense))
+            && visit_all(Visit { before, after, share, moments: &mut self.moments, divisor: &mut self.divisor })
         {
-            learn_scale(dense, share, &mut self.moments, &mut self.divisor);
             return;
         }
-        self.learn(row, text, weight);
-        self.transform(row, text);
+        self.transform(before, text);
+        self.learn(after, text, weight);
+        self.transform(after, text);
     }
     fn save(&self, state: &mut State, prefix: &str) {
         self.moments.save(state, prefix);
@@ -105,7 +165,7 @@ mod tests {
     }
 
     fn bits(step: &StandardScale, row: &Row) -> Vec<Vec<u64>> {
-        let Moments { count, mean, variance } = &step.moments;
+        let Moments { count, mean, variance, .. } = &step.moments;
         [count, mean, variance, &step.divisor, &row.dense]
             .map(|numbers| numbers.iter().map(|x| x.to_bits()).collect())
             .to_vec()
@@ -134,10 +194,10 @@ mod tests {
                     let mut before = Row { dense: dense.clone(), ..Row::default() };
                     let mut after = Row { dense: dense.clone(), ..Row::default() };
                     let mut run = || {
-                        step.transform(&mut before, b"");
                         if way % 2 == 0 {
-                            step.learn_transform(&mut after, b"", 1.0);
+                            step.visit(&mut before, &mut after, b"", 1.0);
                         } else {
+                            step.transform(&mut before, b"");
                             step.learn(&after, b"", 1.0);
                             step.transform(&mut after, b"");
                         }

@@ -5,14 +5,21 @@
 
 use super::Features;
 
-/// Lanes of a sum.
-const LANES: usize = 8;
+/// Lanes of a sum, in two halves of a vector register each.
+const LANES: usize = 2 * HALF;
+const HALF: usize = 4;
 
 /// The sum of eight lanes, as a tree: ((0+4)+(2+6)) + ((1+5)+(3+7)).
 #[inline(always)]
-fn tree(lanes: [f64; LANES]) -> f64 {
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
+fn tree([low, high]: [[f64; HALF]; 2]) -> f64 {
+    let [a, b, c, d] = std::array::from_fn(|i| low[i] + high[i]);
+    (a + c) + (b + d)
+}
+
+/// Adds the products of four neighbours to four lanes.
+#[inline(always)]
+fn add_products(lanes: &mut [f64; HALF], a: [f64; HALF], b: [f64; HALF]) {
+    *lanes = std::array::from_fn(|i| lanes[i] + a[i] * b[i]);
 }
 
 /// Σ a·b of two slices of one length. Element i of a whole run of eight goes to lane i mod 8; of what
@@ -25,18 +32,16 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
 /// start + Σ a·b; the elements that are added at the end are added to `start` first.
 #[inline(always)]
 fn dot_from(start: f64, a: &[f64], b: &[f64]) -> f64 {
-    let mut lanes = [0.0; LANES];
+    let mut lanes = [[0.0; HALF]; 2];
     let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (x, y) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            lanes[lane] += x[lane] * y[lane];
-        }
+        let ([a, b], [p, q]) = (halves(x), halves(y));
+        add_products(&mut lanes[0], a, p);
+        add_products(&mut lanes[1], b, q);
     }
-    let ((a, a_tail), (b, b_tail)) = (a_tail.as_chunks::<4>(), b_tail.as_chunks::<4>());
+    let ((a, a_tail), (b, b_tail)) = (a_tail.as_chunks::<HALF>(), b_tail.as_chunks::<HALF>());
     for (x, y) in a.iter().zip(b) {
-        for lane in 0..4 {
-            lanes[lane] += x[lane] * y[lane];
-        }
+        add_products(&mut lanes[0], *x, *y);
     }
     let rest: f64 = a_tail.iter().zip(b_tail).fold(start, |sum, (x, y)| sum + x * y);
     tree(lanes) + rest
@@ -48,22 +53,27 @@ pub fn squared_norm(a: &[f64]) -> f64 {
 }
 
 /// Σ `weights[index]`·value over hashed features, added up as in [`dot`].
+#[inline(always)]
 pub fn sparse_dot(weights: &[f64], indices: &[u32], values: &[f64]) -> f64 {
-    let mut lanes = [0.0; LANES];
+    let mut lanes = [[0.0; HALF]; 2];
+    let fetch = |i: &[u32; HALF]| i.map(|i| weights[i as usize]);
     let ((i, i_tail), (v, v_tail)) = (indices.as_chunks::<LANES>(), values.as_chunks::<LANES>());
     for (i, v) in i.iter().zip(v) {
-        for lane in 0..LANES {
-            lanes[lane] += weights[i[lane] as usize] * v[lane];
-        }
+        let ([i, j], [v, w]) = (halves(i), halves(v));
+        add_products(&mut lanes[0], fetch(&i), v);
+        add_products(&mut lanes[1], fetch(&j), w);
     }
-    let ((i, i_tail), (v, v_tail)) = (i_tail.as_chunks::<4>(), v_tail.as_chunks::<4>());
+    let ((i, i_tail), (v, v_tail)) = (i_tail.as_chunks::<HALF>(), v_tail.as_chunks::<HALF>());
     for (i, v) in i.iter().zip(v) {
-        for lane in 0..4 {
-            lanes[lane] += weights[i[lane] as usize] * v[lane];
-        }
+        add_products(&mut lanes[0], fetch(i), *v);
     }
     let rest: f64 = i_tail.iter().zip(v_tail).fold(0.0, |sum, (&i, v)| sum + weights[i as usize] * v);
     tree(lanes) + rest
+}
+
+#[inline(always)]
+fn halves<T: Copy>([a, b, c, d, e, f, g, h]: &[T; LANES]) -> [[T; HALF]; 2] {
+    [[*a, *b, *c, *d], [*e, *f, *g, *h]]
 }
 
 /// start + Σ weights·features: `weights` holds the dense ones first, then the hashed table.

@@ -276,7 +276,10 @@ crate::wide! {
         score: &mut f64,
     ) -> Learned {
         let scored = margin(model.intercept, &model.table.w, before);
-        let learned = after.map_or(scored, |x| margin(model.intercept, &model.table.w, x));
+        let learned = match after {
+            Some(x) => margin(model.intercept, &model.table.w, x),
+            None => scored,
+        };
         let (mean, gradient) = model.loss.mean_and_gradient(scored, target, learned);
         *score = mean;
         let weight = model.weight_of(target, weight);

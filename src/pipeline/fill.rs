@@ -6,6 +6,7 @@ use crate::error::{Fault, Result};
 use crate::preprocess::Row;
 use crate::schema::{Missing, Role, Schema, Slot};
 use crate::state::{COUNT_MAX, State};
+use crate::wide::turn;
 use serde_json::Value;
 use std::hint::select_unpredictable;
 use std::ops::Range;
@@ -159,6 +160,7 @@ crate::wide! {
         let (count, count_tail) = counts.as_chunks_mut::<4>();
         for ((x, sum), count) in x.iter().zip(sum).zip(count) {
             (0..4).for_each(|i| add(x[i], &mut sum[i], &mut count[i]));
+            turn();
         }
         for ((x, sum), count) in x_tail.iter().zip(sum_tail).zip(count_tail) {
             add(*x, sum, count);

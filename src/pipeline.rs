@@ -16,10 +16,10 @@ use crate::batch::{Batch, Reject, RowStatus, Scores, Stage, Task, Token, TokenKi
 use crate::error::{Fault, Result};
 use crate::faults;
 use crate::model::{self, Features, LabelKind, Learned, Model, Scratch, Shape};
-use crate::preprocess::{self, DenseKind, Layout, Row, Step, TokenColumn};
+use crate::preprocess::{self, DenseKind, Layout, Row, Step, TokenColumn, refill};
 use crate::schema::{FieldType, Missing, Role, Schema, SchemaSpec, Slot};
 use crate::state::{COUNT_MAX, State};
-use fill::{Fill, has_nan};
+use fill::{Fill, copy_numbers};
 use golden::{batch_of, event_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -110,6 +110,8 @@ pub struct Pipeline {
     schema: Schema,
     fill: Fill,
     steps: Vec<Box<dyn Step>>,
+    /// How many steps there are before the first that learns.
+    fixed_steps: usize,
     model: Box<dyn Model>,
     task: Task,
     label: Option<(LabelKind, Slot)>,
@@ -197,6 +199,7 @@ impl Pipeline {
             steps.push(step);
             layout = next;
         }
+        let fixed_steps = steps.iter().take_while(|step| !step.learns()).count();
         let shape = Shape {
             dense: layout.dense.iter().map(|(name, _)| name.clone()).collect(),
             slots: layout.slots,
@@ -228,6 +231,7 @@ impl Pipeline {
             schema,
             fill,
             steps,
+            fixed_steps,
             model,
             task,
             label,
@@ -301,16 +305,17 @@ impl Pipeline {
         let learn = learn && self.model.learns();
         scores.clear();
         self.targets.clear();
+        let checks = self.fill.rejects() || self.weight.is_some();
         for row in 0..batch.len() {
-            let mut target = None;
+            let mut target = f64::NAN;
             if batch.status[row] == RowStatus::Ok {
-                match self.check(batch, row) {
+                match if checks { self.check(batch, row) } else { Ok(()) } {
                     Ok(()) => target = self.score_and_learn(batch, row, scores, learn, &mut counts),
                     Err(reject) => batch.status[row] = RowStatus::Rejected(reject),
                 }
             }
             scores.ends.push(scores.values.len() as u32);
-            self.targets.push(target.unwrap_or(f64::NAN));
+            self.targets.push(target);
         }
         self.fill.catch_up(batch);
         observer.observe_all(scores, &self.targets);
@@ -320,7 +325,7 @@ impl Pipeline {
         counts
     }
 
-    /// Returns the row's target.
+    /// Returns the row's target, NaN where it has none.
     #[inline]
     fn score_and_learn(
         &mut self,
@@ -329,18 +334,20 @@ impl Pipeline {
         scores: &mut Scores,
         learn: bool,
         counts: &mut Counts,
-    ) -> Option<f64> {
+    ) -> f64 {
         let start = scores.values.len();
-        scores.values.resize(start + self.width(), 0.0);
+        match self.width() {
+            1 => scores.values.push(0.0),
+            width => scores.values.resize(start + width, 0.0),
+        }
         let out = &mut scores.values[start..];
         counts.scored += 1;
-        let target = self.target(batch, row);
-        load(&mut self.row, &self.schema, batch, row);
-        let gaps = has_nan(&self.row.dense);
+        let target = self.target(batch, row).unwrap_or(f64::NAN);
+        let gaps = load(&mut self.row, &self.schema, batch, row);
         if gaps {
             self.fill.catch_up(batch);
         }
-        if !learn || (target.is_none() && !self.model.learns_unlabelled()) {
+        if !learn || (target.is_nan() && !self.model.learns_unlabelled()) {
             self.transform_row(gaps, &batch.text);
             self.model.score(features(&self.row), &mut self.scratch, out);
             return target;
@@ -348,11 +355,10 @@ impl Pipeline {
         let weight = self.weight_of(batch, row);
         let differs = self.learn_row(batch, row, gaps, weight);
         let (before, after) = (features(&self.row), differs.then(|| features(&self.learned_row)));
-        let y = target.unwrap_or(f64::NAN);
         if faults::planted("learn-before-score") {
-            self.model.learn(before, y, 1.0);
+            self.model.learn(before, target, 1.0);
         }
-        match self.model.score_learn(before, after, y, weight, &mut self.scratch, out) {
+        match self.model.score_learn(before, after, target, weight, &mut self.scratch, out) {
             Learned::Applied => {
                 counts.learned += 1;
                 self.learned += 1;
@@ -382,7 +388,7 @@ impl Pipeline {
     fn learn_row(&mut self, batch: &Batch, row: usize, gaps: bool, weight: f64) -> bool {
         let mut differs = false;
         if gaps && self.fill.imputes {
-            copy(&self.row, &mut self.learned_row);
+            self.row.copy_to(&mut self.learned_row);
             differs = true;
             self.fill.transform(&mut self.row);
             self.fill.learn(&self.learned_row);
@@ -392,20 +398,25 @@ impl Pipeline {
         } else {
             self.fill.learn_later(batch, row);
         }
-        for step in &mut self.steps {
-            if !differs && !step.learns() {
-                step.transform(&mut self.row, &batch.text);
-                continue;
+        let (fixed, learning) = self.steps.split_at_mut(self.fixed_steps);
+        for step in fixed {
+            step.transform(&mut self.row, &batch.text);
+            if differs {
+                step.transform(&mut self.learned_row, &batch.text);
             }
-            if !differs {
-                copy(&self.row, &mut self.learned_row);
-                differs = true;
-            }
+        }
+        let mut learning = learning.iter_mut();
+        if !differs && let Some(step) = learning.next() {
+            step.part(&mut self.row, &mut self.learned_row, &batch.text, weight);
+            differs = true;
+        }
+        for step in learning {
             step.visit(&mut self.row, &mut self.learned_row, &batch.text, weight);
         }
         differs
     }
 
+    #[inline]
     fn width(&self) -> usize {
         match self.task {
             Task::Multiclass => self.classes.len(),
@@ -436,22 +447,27 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The target of a row: its label as a number, or as a class's number. A class that is new gets
-    /// the next number while there is room, and no target (nothing is learned) when there is none.
+    /// The target of a row: its label as a number, or as a class's number.
+    #[inline(always)]
     fn target(&mut self, batch: &Batch, row: usize) -> Option<f64> {
         match self.label? {
-            (LabelKind::Category { classes_max }, Slot::Token(slot)) => {
-                let token = batch.row_tokens(row)[slot];
-                if token.kind == TokenKind::Missing {
-                    return None;
-                }
-                let name = batch.token_bytes(token);
-                let known = self.classes.iter().position(|c| c == name);
-                known.or_else(|| self.new_class(name, classes_max)).map(|class| class as f64)
-            }
+            (LabelKind::Category { classes_max }, Slot::Token(slot)) => self.class(batch, row, slot, classes_max),
             (_, Slot::Number(slot)) => Some(batch.row_numbers(row)[slot]).filter(|y| !y.is_nan()),
             (_, Slot::Token(_)) => None,
         }
+    }
+
+    /// A class that is new gets the next number while there is room, and no target (nothing is learned) when there
+    /// is none.
+    #[inline(never)]
+    fn class(&mut self, batch: &Batch, row: usize, slot: usize, classes_max: usize) -> Option<f64> {
+        let token = batch.row_tokens(row)[slot];
+        if token.kind == TokenKind::Missing {
+            return None;
+        }
+        let name = batch.token_bytes(token);
+        let known = self.classes.iter().position(|c| c == name);
+        known.or_else(|| self.new_class(name, classes_max)).map(|class| class as f64)
     }
 
     #[cold]
@@ -463,6 +479,7 @@ impl Pipeline {
         Some(self.classes.len() - 1)
     }
 
+    #[inline]
     fn weight_of(&self, batch: &Batch, row: usize) -> f64 {
         let weight = self.weight.map_or(1.0, |(i, _)| batch.row_numbers(row)[i]);
         if weight.is_nan() { 1.0 } else { weight }
@@ -525,29 +542,18 @@ fn feature_cells<'a>(schema: &Schema, batch: &'a Batch, row: usize) -> (&'a [f64
     (&batch.row_numbers(row)[..schema.feature_numbers], &batch.row_tokens(row)[..schema.feature_tokens])
 }
 
-#[inline]
-fn load(to: &mut Row, schema: &Schema, batch: &Batch, row: usize) {
+/// Makes `to` the row as it was decoded. True where a number is missing.
+#[inline(always)]
+fn load(to: &mut Row, schema: &Schema, batch: &Batch, row: usize) -> bool {
     let (numbers, tokens) = feature_cells(schema, batch, row);
-    refill(&mut to.dense, numbers);
+    if to.dense.len() != numbers.len() {
+        to.dense.resize(numbers.len(), 0.0);
+    }
+    let gaps = copy_numbers(numbers, &mut to.dense);
     refill(&mut to.tokens, tokens);
     to.indices.clear();
     to.values.clear();
-}
-
-#[inline]
-fn copy(from: &Row, to: &mut Row) {
-    refill(&mut to.dense, &from.dense);
-    refill(&mut to.tokens, &from.tokens);
-    refill(&mut to.indices, &from.indices);
-    refill(&mut to.values, &from.values);
-}
-
-#[inline]
-fn refill<T: Copy>(to: &mut Vec<T>, from: &[T]) {
-    to.clear();
-    if !from.is_empty() {
-        to.extend_from_slice(from);
-    }
+    gaps
 }
 
 fn features(row: &Row) -> Features<'_> {

@@ -4,6 +4,7 @@
 //! No fused multiply-add, and no function of the platform's math library.
 
 use super::Features;
+use std::array::from_fn;
 
 /// Lanes of a sum, in two halves of a vector register each.
 const LANES: usize = 2 * HALF;
@@ -12,14 +13,14 @@ const HALF: usize = 4;
 /// The sum of eight lanes, as a tree: ((0+4)+(2+6)) + ((1+5)+(3+7)).
 #[inline(always)]
 fn tree([low, high]: [[f64; HALF]; 2]) -> f64 {
-    let [a, b, c, d] = std::array::from_fn(|i| low[i] + high[i]);
+    let [a, b, c, d] = from_fn(|i| low[i] + high[i]);
     (a + c) + (b + d)
 }
 
 /// Adds the products of four neighbours to four lanes.
 #[inline(always)]
 fn add_products(lanes: &mut [f64; HALF], a: [f64; HALF], b: [f64; HALF]) {
-    *lanes = std::array::from_fn(|i| lanes[i] + a[i] * b[i]);
+    *lanes = from_fn(|i| lanes[i] + a[i] * b[i]);
 }
 
 /// Σ a·b of two slices of one length. Element i of a whole run of eight goes to lane i mod 8; of what
@@ -31,7 +32,7 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// start + Σ a·b; the elements that are added at the end are added to `start` first.
 #[inline(always)]
-fn dot_from(start: f64, a: &[f64], b: &[f64]) -> f64 {
+pub fn dot_from(start: f64, a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [[0.0; HALF]; 2];
     let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (x, y) in a.iter().zip(b) {
@@ -129,29 +130,24 @@ pub const EXP_NEAR: f64 = 700.0;
 /// [`exp`] of several numbers side by side, none beyond ±[`EXP_NEAR`].
 #[inline(always)]
 pub fn exp_near<const N: usize>(x: [f64; N]) -> [f64; N] {
-    let mut out = [0.0; N];
-    for i in 0..N {
-        out[i] = exp_one(x[i]);
-    }
-    out
-}
-
-#[inline(always)]
-fn exp_one(x: f64) -> f64 {
     const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 · 2^52: what is added to it is rounded to a whole number
     const LN2_HIGH: f64 = 0.693_147_180_369_123_8; // 32 bits of ln 2, so that k · LN2_HIGH is exact
     const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
-    let shifted = x * std::f64::consts::LOG2_E + ROUND;
-    let k = shifted - ROUND;
-    let r = (x - k * LN2_HIGH) - k * LN2_LOW;
-    let (r2, c) = (r * r, TAYLOR);
-    let (r4, r8) = (r2 * r2, (r2 * r2) * (r2 * r2));
-    let low = (c[0] + c[1] * r) + (c[2] + c[3] * r) * r2;
-    let mid = (c[4] + c[5] * r) + (c[6] + c[7] * r) * r2;
-    let high = (c[8] + c[9] * r) + (c[10] + c[11] * r) * r2;
-    let power = f64::from_bits((shifted.to_bits() << 52).wrapping_add(1.0f64.to_bits()));
+    let c = TAYLOR;
+    // A line for all numbers, then the next: so the compiler sees what goes side by side.
+    let shifted: [f64; N] = from_fn(|i| x[i] * std::f64::consts::LOG2_E + ROUND);
+    let k = shifted.map(|shifted| shifted - ROUND);
+    let r: [f64; N] = from_fn(|i| (x[i] - k[i] * LN2_HIGH) - k[i] * LN2_LOW);
+    let r2 = r.map(|r| r * r);
+    let r4 = r2.map(|r2| r2 * r2);
+    let r8 = r4.map(|r4| r4 * r4);
+    let low: [f64; N] = from_fn(|i| (c[0] + c[1] * r[i]) + (c[2] + c[3] * r[i]) * r2[i]);
+    let mid: [f64; N] = from_fn(|i| (c[4] + c[5] * r[i]) + (c[6] + c[7] * r[i]) * r2[i]);
+    let high: [f64; N] = from_fn(|i| (c[8] + c[9] * r[i]) + (c[10] + c[11] * r[i]) * r2[i]);
+    let series: [f64; N] = from_fn(|i| (low[i] + mid[i] * r4[i]) + high[i] * r8[i]);
+    let power = shifted.map(|shifted| f64::from_bits((shifted.to_bits() << 52).wrapping_add(1.0f64.to_bits())));
     // Products with a power of two are exact: this is (1 + (r + r² · …)) · power, ready sooner.
-    power + (power * r + (power * r2) * ((low + mid * r4) + high * r8))
+    from_fn(|i| power[i] + (power[i] * r[i] + (power[i] * r2[i]) * series[i]))
 }
 
 /// 1/2!, 1/3!, … 1/13!.

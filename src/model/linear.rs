@@ -5,7 +5,7 @@
 //! optimizer steps with x·slope + l2·w; then the cumulative L1 penalty (Tsuruoka et al. 2009). An
 //! example of weight 0 changes nothing at all (River counts it as a step, and applies l2).
 
-use super::kernels::{finite, margin, poison};
+use super::kernels::{dot_from, finite, margin, poison};
 use super::loss::Loss;
 use super::optimizer::{Optimizer, Schedule};
 use super::options::{Options, Range};
@@ -205,15 +205,15 @@ impl Linear {
 
     /// Takes a step against the gradient times the weight.
     #[inline(always)]
-    fn step(&mut self, x: Features<'_>, target: f64, slope: f64) -> Learned {
+    fn step(&mut self, optimizer: Optimizer, x: Features<'_>, target: f64, slope: f64) -> Learned {
         if !slope.is_finite() || !target.is_finite() {
             return Learned::Refused;
         }
-        let slope = if slope.abs() > self.clip { self.clip.copysign(slope) } else { slope };
+        let slope = if slope.abs() > self.clip { clipped(self.clip, slope) } else { slope };
         let intercept = self.intercept - self.intercept_lr.at(self.iterations) * slope;
         let max_cum_l1 = self.max_cum_l1;
         self.table.begin(x);
-        let mut bits = poison(intercept) | self.optimizer.step(&mut self.table, self.iterations, x, slope, self.l2);
+        let mut bits = poison(intercept) | optimizer.step(&mut self.table, self.iterations, x, slope, self.l2);
         if self.l1 != 0.0 {
             bits |= self.penalise(x);
         }
@@ -249,6 +249,13 @@ impl Linear {
     }
 }
 
+/// A branch that is foreseen costs less than a choice that all that follows waits for.
+#[cold]
+#[inline(never)]
+fn clipped(clip: f64, slope: f64) -> f64 {
+    clip.copysign(slope)
+}
+
 crate::wide! {
     fn margin_of(start: f64, weights: &[f64], x: Features<'_>) -> f64 {
         margin(start, weights, x)
@@ -262,7 +269,7 @@ crate::wide! {
             return Learned::Applied;
         }
         let slope = model.loss.gradient(target, margin(model.intercept, &model.table.w, x)) * weight;
-        model.step(x, target, slope)
+        model.step(model.optimizer, x, target, slope)
     }
 }
 
@@ -286,7 +293,34 @@ crate::wide! {
         if weight == 0.0 {
             return Learned::Applied;
         }
-        model.step(after.unwrap_or(before), target, gradient * weight)
+        model.step(model.optimizer, after.unwrap_or(before), target, gradient * weight)
+    }
+}
+
+crate::wide! {
+    /// The commonest case of [`score_learn_row`], by itself: SGD with a constant rate and dense features alone.
+    fn score_learn_dense(
+        model: &mut Linear,
+        rate: f64,
+        before: &[f64],
+        after: Option<&[f64]>,
+        target: f64,
+        weight: f64,
+        score: &mut f64,
+    ) -> Learned {
+        let scored = dot_from(model.intercept, &model.table.w[..before.len()], before);
+        let learned = match after {
+            Some(x) => dot_from(model.intercept, &model.table.w[..x.len()], x),
+            None => scored,
+        };
+        let (mean, gradient) = model.loss.mean_and_gradient(scored, target, learned);
+        *score = mean;
+        let weight = model.weight_of(target, weight);
+        if weight == 0.0 {
+            return Learned::Applied;
+        }
+        let x = Features { dense: after.unwrap_or(before), indices: &[], values: &[] };
+        model.step(Optimizer::Sgd { rate: Schedule::Constant(rate) }, x, target, gradient * weight)
     }
 }
 
@@ -312,7 +346,14 @@ impl Model for Linear {
         _: &mut Scratch,
         out: &mut [f64],
     ) -> Learned {
-        score_learn_row(self, before, after, target, weight, &mut out[0])
+        let score = &mut out[0];
+        if let Optimizer::Sgd { rate: Schedule::Constant(rate) } = self.optimizer
+            && before.indices.is_empty()
+            && after.is_none_or(|x| x.indices.is_empty())
+        {
+            return score_learn_dense(self, rate, before.dense, after.map(|x| x.dense), target, weight, score);
+        }
+        score_learn_row(self, before, after, target, weight, score)
     }
 
     fn save(&self, state: &mut State, prefix: &str) {

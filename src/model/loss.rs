@@ -124,10 +124,15 @@ impl Loss {
     pub fn mean_and_gradient(self, scored: f64, y: f64, p: f64) -> (f64, f64) {
         let side = y * 2.0 - 1.0;
         let z = p * side;
-        if self == Loss::Log && scored.abs() <= SIGMOID_FLAT && z.abs() <= LOG_FLAT {
+        if matches!(self, Loss::Log) && scored.abs() <= SIGMOID_FLAT && z.abs() <= LOG_FLAT {
             let [below, above] = exp_near([-scored, z]);
             return (1.0 / (1.0 + below), -side / (above + 1.0));
         }
+        self.mean_then_gradient(scored, y, p)
+    }
+
+    #[inline(never)]
+    fn mean_then_gradient(self, scored: f64, y: f64, p: f64) -> (f64, f64) {
         (self.mean(scored), self.gradient(y, p))
     }
 

@@ -102,8 +102,9 @@ impl Table {
         if self.swaps {
             // Four at a time, as the next sum over these weights loads them: a load waits where it spans several
             // stores.
-            let ((x, x_tail), (w, w_tail)) = (x.dense.as_chunks::<4>(), self.w.as_chunks::<4>());
-            let (next, next_tail) = self.spare[0].as_chunks_mut::<4>();
+            let n = x.dense.len();
+            let ((x, x_tail), (w, w_tail)) = (x.dense.as_chunks::<4>(), self.w[..n].as_chunks::<4>());
+            let (next, next_tail) = self.spare[0][..n].as_chunks_mut::<4>();
             let mut poisons = [0; 4];
             for ((x, w), next) in x.iter().zip(w).zip(next) {
                 *next = from_fn(|i| f(x[i], w[i]));
@@ -136,10 +137,11 @@ impl Table {
         let mut bits = 0;
         if self.swaps {
             let [next_w, next_a, _] = &mut self.spare;
-            let ((x, x_tail), (w, w_tail)) = (x.dense.as_chunks::<4>(), self.w.as_chunks::<4>());
-            let (a, a_tail) = self.a.as_chunks::<4>();
-            let (next_w, next_w_tail) = next_w.as_chunks_mut::<4>();
-            let (next_a, next_a_tail) = next_a.as_chunks_mut::<4>();
+            let n = x.dense.len();
+            let ((x, x_tail), (w, w_tail)) = (x.dense.as_chunks::<4>(), self.w[..n].as_chunks::<4>());
+            let (a, a_tail) = self.a[..n].as_chunks::<4>();
+            let (next_w, next_w_tail) = next_w[..n].as_chunks_mut::<4>();
+            let (next_a, next_a_tail) = next_a[..n].as_chunks_mut::<4>();
             let mut poisons = [0; 4];
             for (((x, w), a), (next_w, next_a)) in x.iter().zip(w).zip(a).zip(next_w.iter_mut().zip(next_a)) {
                 let next: [(f64, f64); 4] = from_fn(|i| f(x[i], w[i], a[i]));

@@ -63,7 +63,11 @@ impl Fill {
         fill
     }
 
-    #[inline]
+    /// True where [`Fill::check`] may fault.
+    pub fn rejects(&self) -> bool {
+        self.rejects || !self.reject_tokens.is_empty()
+    }
+
     pub fn check(&self, numbers: &[f64], tokens: &[Token]) -> Result<(), Reject> {
         let reason = "the field is missing, and its policy is \"reject\"";
         let reject = |field| Reject { stage: Stage::Missing, reason, field: Some(field), byte: 0 };
@@ -82,7 +86,7 @@ impl Fill {
         Ok(())
     }
 
-    /// Fills the gaps of a row that has any (see [`has_nan`]). No row waits.
+    /// Fills the gaps of a row that has any (see [`copy_numbers`]). No row waits.
     pub fn transform(&self, row: &mut Row) {
         for (slot, x) in row.dense.iter_mut().enumerate().filter(|(_, x)| x.is_nan()) {
             match self.policy[slot] {
@@ -213,8 +217,28 @@ fn add_columns<const N: usize>(
 }
 
 crate::wide! {
+    /// Copies numbers, as many as `to` holds. True where one is missing.
+    pub fn copy_numbers(from: &[f64], to: &mut [f64]) -> bool {
+        let n = to.len();
+        let ((from, from_tail), (to, to_tail)) = (from[..n].as_chunks::<4>(), to.as_chunks_mut::<4>());
+        let mut missing = [false; 4];
+        for (from, to) in from.iter().zip(to) {
+            *to = *from;
+            missing = std::array::from_fn(|i| missing[i] | from[i].is_nan());
+            turn();
+        }
+        let mut any = missing.iter().fold(false, |any, missing| any | missing);
+        for (from, to) in from_tail.iter().zip(to_tail) {
+            *to = *from;
+            any |= from.is_nan();
+        }
+        any
+    }
+}
+
+crate::wide! {
     /// True where a number is missing.
-    pub fn has_nan(numbers: &[f64]) -> bool {
+    fn has_nan(numbers: &[f64]) -> bool {
         numbers.iter().fold(false, |any, x| any | x.is_nan())
     }
 }

@@ -63,6 +63,7 @@ impl Columns {
     }
 
     /// The columns as one slice, where they are neighbours.
+    #[inline]
     pub fn neighbours<'a>(&self, dense: &'a mut [f64]) -> Option<&'a mut [f64]> {
         self.slice.clone().map(|slice| &mut dense[slice])
     }

@@ -159,7 +159,7 @@ fn a_transform_is_a_function_of_state_and_row() {
 #[test]
 fn a_visit_is_a_transform_then_learning_then_a_transform() {
     for spec in specs() {
-        let [mut apart, mut visit, mut part, mut never] = [0; 4].map(|_| step(&spec).0);
+        let [mut apart, mut visit, mut part, never] = [0; 4].map(|_| step(&spec).0);
         let mut random = Random(6);
         for i in 0..600 {
             let (row, text) = event(&mut random, i > 300);

@@ -206,6 +206,24 @@ mod tests {
     }
 
     #[test]
+    fn the_two_at_once_are_the_two_apart() {
+        let mut edges = vec![0.0, -0.0, 1e-300, -18.0, 18.0, -30.0, 30.0, 700.0, -750.0, f64::INFINITY, f64::NAN];
+        edges.extend([17.999_999, 18.000_001, -17.999_999, -18.000_001, 29.999_999, -30.000_001]);
+        edges.extend((0..400).map(|i| (f64::from(i) - 200.0) * 0.173));
+        for loss in [Loss::Log, Loss::Hinge { threshold: 1.0 }, Loss::Focal { gamma: 2.0, beta: 1.0 }, Loss::Poisson] {
+            for &scored in &edges {
+                for &p in &edges {
+                    for y in [0.0, 1.0] {
+                        let (mean, gradient) = loss.mean_and_gradient(scored, y, p);
+                        let apart = (loss.mean(scored).to_bits(), loss.gradient(y, p).to_bits());
+                        assert_eq!((mean.to_bits(), gradient.to_bits()), apart, "{loss:?} {scored} {y} {p}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn kinks_and_tails_are_rivers() {
         assert_eq!(Loss::Hinge { threshold: 0.0 }.gradient(1.0, 0.0), -1.0);
         assert_eq!(Loss::Absolute.gradient(1.0, 1.0), -1.0);

@@ -251,3 +251,49 @@ fn has_impute_step(spec: &PipelineSpec, field: &str) -> bool {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{RowOrigin, Span};
+    use crate::wide::narrowly;
+
+    /// Rows that wait are added up together; sums and counts are those of one row at a time, also where a sum would
+    /// overflow, and whatever was skipped.
+    #[test]
+    fn rows_added_up_together_are_rows_added_up_one_by_one() {
+        for width in [1, 3, 4, 7, 16, 23, 41] {
+            let mut text =
+                "name = \"t\"\nmodel.kind = \"perceptron\"\n[schema]\nlabel = \"y\"\n[schema.fields]\n".to_string();
+            (0..width).for_each(|i| text += &format!("x{i} = \"float\"\n"));
+            let spec = PipelineSpec::parse(&(text + "y = \"bool\"\n")).expect("spec");
+            let schema = Schema::from_spec(&spec.schema).expect("schema");
+            for extreme in [false, true] {
+                let mut batch = Batch::new(schema.number_stride, schema.token_stride);
+                let origin = RowOrigin { raw: Span::new(0, 0), record: 0, input: 0, offset: 0, row: None, sequence: 0 };
+                for row in 0..500_usize {
+                    batch.push_row(origin);
+                    for (i, x) in batch.numbers[row * schema.number_stride..].iter_mut().enumerate() {
+                        let huge = extreme && (row + i) % 89 == 0;
+                        *x = if huge { f64::MAX } else { ((row * 31 + i * 17) % 101) as f64 / 7.0 - 6.0 };
+                    }
+                }
+                let mut fills = [0; 3].map(|_| Fill::new(&spec, &schema));
+                for row in (0..500).filter(|row| row % 150 != 3) {
+                    let dense = batch.row_numbers(row)[..width].to_vec();
+                    fills[0].learn(&Row { dense, ..Row::default() });
+                    fills[1].learn_later(&batch, row);
+                    narrowly(|| fills[2].learn_later(&batch, row));
+                }
+                fills[1].catch_up(&batch);
+                narrowly(|| fills[2].catch_up(&batch));
+                let [one, together, narrow] = fills.map(|fill| {
+                    assert!(fill.waiting.is_empty());
+                    fill.sums.iter().chain(&fill.counts).map(|x| x.to_bits()).collect::<Vec<_>>()
+                });
+                assert_eq!(one, together, "{width} {extreme}");
+                assert_eq!(one, narrow, "{width} {extreme}");
+            }
+        }
+    }
+}

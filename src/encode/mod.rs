@@ -286,7 +286,7 @@ fn add_one(text: &mut [u8], end: usize) -> bool {
     for digit in text[..end].iter_mut().rev() {
         match digit {
             b'9' => *digit = b'0',
-            b'0'..b'9' => {
+            b'0'..=b'8' => {
                 *digit += 1;
                 return true;
             }

@@ -232,10 +232,12 @@ impl Batch {
         self.origins.len() - 1
     }
     /// The numbers of a row.
+    #[inline]
     pub fn row_numbers(&self, row: usize) -> &[f64] {
         &self.numbers[row * self.number_stride..(row + 1) * self.number_stride]
     }
     /// The tokens of a row.
+    #[inline]
     pub fn row_tokens(&self, row: usize) -> &[Token] {
         &self.tokens[row * self.token_stride..(row + 1) * self.token_stride]
     }
@@ -280,6 +282,7 @@ pub struct Scores {
 
 impl Scores {
     /// The numbers of a row.
+    #[inline]
     pub fn row(&self, row: usize) -> &[f64] {
         let start = if row == 0 { 0 } else { self.ends[row - 1] as usize };
         &self.values[start..self.ends[row] as usize]

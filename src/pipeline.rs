@@ -12,14 +12,14 @@ mod golden;
 pub use golden::GoldenRow;
 
 use crate::artifact;
-use crate::batch::{Batch, Reject, RowStatus, Scores, Stage, Task, TokenKind};
+use crate::batch::{Batch, Reject, RowStatus, Scores, Stage, Task, Token, TokenKind};
 use crate::error::{Fault, Result};
 use crate::faults;
 use crate::model::{self, Features, LabelKind, Learned, Model, Scratch, Shape};
-use crate::preprocess::{self, DenseKind, Layout, Row, Step, TokenColumn};
+use crate::preprocess::{self, DenseKind, Layout, Row, Step, TokenColumn, refill};
 use crate::schema::{FieldType, Missing, Role, Schema, SchemaSpec, Slot};
 use crate::state::{COUNT_MAX, State};
-use fill::{Fill, has_nan};
+use fill::{Fill, copy_numbers};
 use golden::{batch_of, event_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -87,10 +87,17 @@ pub struct Counts {
     pub refused: u64,
 }
 
-/// Takes the score and the target of every labelled row, before it is learned.
+/// Takes the scores, made before it was learned, and the target of every labelled row.
 pub trait Observer {
     /// One labelled row.
     fn observe(&mut self, scores: &[f64], target: f64);
+
+    /// A batch: one target a row, NaN where it has none.
+    fn observe_all(&mut self, scores: &Scores, targets: &[f64]) {
+        for (row, target) in targets.iter().enumerate().filter(|(_, target)| !target.is_nan()) {
+            self.observe(scores.row(row), *target);
+        }
+    }
 }
 
 impl Observer for () {
@@ -103,6 +110,8 @@ pub struct Pipeline {
     schema: Schema,
     fill: Fill,
     steps: Vec<Box<dyn Step>>,
+    /// How many steps there are before the first that learns.
+    fixed_steps: usize,
     model: Box<dyn Model>,
     task: Task,
     label: Option<(LabelKind, Slot)>,
@@ -112,8 +121,12 @@ pub struct Pipeline {
     golden: Vec<GoldenRow>,
     hash: String,
     shape: Shape,
+    /// What the model scores, and what it learns where that isn't the same.
     row: Row,
+    learned_row: Row,
     scratch: Scratch,
+    /// The targets of a batch's rows, NaN where there is none.
+    targets: Vec<f64>,
 }
 
 impl Pipeline {
@@ -186,6 +199,7 @@ impl Pipeline {
             steps.push(step);
             layout = next;
         }
+        let fixed_steps = steps.iter().take_while(|step| !step.learns()).count();
         let shape = Shape {
             dense: layout.dense.iter().map(|(name, _)| name.clone()).collect(),
             slots: layout.slots,
@@ -210,13 +224,14 @@ impl Pipeline {
             Slot::Token(_) => None,
         });
         let (task, hash) = (model.task(), artifact::content_hash(json!(spec).to_string().as_bytes()));
-        let (row, scratch) = Default::default();
+        let (row, learned_row, scratch, targets) = Default::default();
         let (classes, golden) = Default::default();
         Ok(Pipeline {
             spec,
             schema,
             fill,
             steps,
+            fixed_steps,
             model,
             task,
             label,
@@ -227,7 +242,9 @@ impl Pipeline {
             hash,
             shape,
             row,
+            learned_row,
             scratch,
+            targets,
         })
     }
 
@@ -285,22 +302,30 @@ impl Pipeline {
     /// Rows that a field's policy turns away are marked in the batch.
     pub fn run(&mut self, batch: &mut Batch, scores: &mut Scores, learn: bool, observer: &mut dyn Observer) -> Counts {
         let mut counts = Counts::default();
+        let learn = learn && self.model.learns();
         scores.clear();
+        self.targets.clear();
+        let checks = self.fill.rejects() || self.weight.is_some();
         for row in 0..batch.len() {
+            let mut target = f64::NAN;
             if batch.status[row] == RowStatus::Ok {
-                match self.take_row(batch, row) {
-                    Ok(()) => self.score_and_learn(batch, row, scores, learn, observer, &mut counts),
+                match if checks { self.check(batch, row) } else { Ok(()) } {
+                    Ok(()) => target = self.score_and_learn(batch, row, scores, learn, &mut counts),
                     Err(reject) => batch.status[row] = RowStatus::Rejected(reject),
                 }
             }
             scores.ends.push(scores.values.len() as u32);
+            self.targets.push(target);
         }
+        self.fill.catch_up(batch);
+        observer.observe_all(scores, &self.targets);
         if scores.classes.len() != self.classes.len() {
             scores.classes.clone_from(&self.classes);
         }
         counts
     }
 
+    /// Returns the row's target, NaN where it has none.
     #[inline]
     fn score_and_learn(
         &mut self,
@@ -308,43 +333,32 @@ impl Pipeline {
         row: usize,
         scores: &mut Scores,
         learn: bool,
-        observer: &mut dyn Observer,
         counts: &mut Counts,
-    ) {
-        // Looked for once: the row is loaded twice.
-        let gaps = has_nan(&self.row.dense);
-        if gaps {
-            self.fill.transform(&mut self.row);
-        }
-        for step in &self.steps {
-            step.transform(&mut self.row, &batch.text);
-        }
-        if faults::planted("learn-before-score")
-            && let Some(target) = self.target(batch, row)
-        {
-            self.model.learn(features(&self.row), target, 1.0);
-        }
+    ) -> f64 {
         let start = scores.values.len();
-        scores.values.resize(start + self.width(), 0.0);
-        self.model.score(features(&self.row), &mut self.scratch, &mut scores.values[start..]);
-        counts.scored += 1;
-        let target = self.target(batch, row);
-        if let Some(target) = target {
-            observer.observe(&scores.values[start..], target);
+        match self.width() {
+            1 => scores.values.push(0.0),
+            width => scores.values.resize(start + width, 0.0),
         }
-        if !learn || (target.is_none() && !self.model.learns_unlabelled()) || !self.model.learns() {
-            return;
+        let out = &mut scores.values[start..];
+        counts.scored += 1;
+        let target = self.target(batch, row).unwrap_or(f64::NAN);
+        let gaps = load(&mut self.row, &self.schema, batch, row);
+        if gaps {
+            self.fill.catch_up(batch);
+        }
+        if !learn || (target.is_nan() && !self.model.learns_unlabelled()) {
+            self.transform_row(gaps, &batch.text);
+            self.model.score(features(&self.row), &mut self.scratch, out);
+            return target;
         }
         let weight = self.weight_of(batch, row);
-        self.load_row(batch, row);
-        self.fill.learn(&self.row);
-        if gaps {
-            self.fill.transform(&mut self.row);
+        let differs = self.learn_row(batch, row, gaps, weight);
+        let (before, after) = (features(&self.row), differs.then(|| features(&self.learned_row)));
+        if faults::planted("learn-before-score") {
+            self.model.learn(before, target, 1.0);
         }
-        for step in &mut self.steps {
-            step.learn_transform(&mut self.row, &batch.text, weight);
-        }
-        match self.model.learn(features(&self.row), target.unwrap_or(f64::NAN), weight) {
+        match self.model.score_learn(before, after, target, weight, &mut self.scratch, out) {
             Learned::Applied => {
                 counts.learned += 1;
                 self.learned += 1;
@@ -355,8 +369,54 @@ impl Pipeline {
         if self.golden.len() < GOLDEN_ROWS_MAX {
             self.golden.push(GoldenRow { event: event_of(&self.schema, batch, row), scores: Vec::new() });
         }
+        target
     }
 
+    /// `self.row`, as the model scores it.
+    fn transform_row(&mut self, gaps: bool, text: &[u8]) {
+        if gaps {
+            self.fill.transform(&mut self.row);
+        }
+        for step in &self.steps {
+            step.transform(&mut self.row, text);
+        }
+    }
+
+    /// Lets the steps learn `self.row`, which becomes what the model scores. Returns true where what it learns is
+    /// something else, which is in `self.learned_row` then.
+    #[inline]
+    fn learn_row(&mut self, batch: &Batch, row: usize, gaps: bool, weight: f64) -> bool {
+        let mut differs = false;
+        if gaps && self.fill.imputes {
+            self.row.copy_to(&mut self.learned_row);
+            differs = true;
+            self.fill.transform(&mut self.row);
+            self.fill.learn(&self.learned_row);
+            self.fill.transform(&mut self.learned_row);
+        } else if gaps {
+            self.fill.transform(&mut self.row);
+        } else {
+            self.fill.learn_later(batch, row);
+        }
+        let (fixed, learning) = self.steps.split_at_mut(self.fixed_steps);
+        for step in fixed {
+            step.transform(&mut self.row, &batch.text);
+            if differs {
+                step.transform(&mut self.learned_row, &batch.text);
+            }
+        }
+        let mut learning = learning.iter_mut();
+        if !differs && let Some(step) = learning.next() {
+            step.part(&mut self.row, &mut self.learned_row, &batch.text, weight);
+            differs = true;
+        }
+        for step in learning {
+            step.visit(&mut self.row, &mut self.learned_row, &batch.text, weight);
+        }
+        differs
+    }
+
+    #[inline]
     fn width(&self) -> usize {
         match self.task {
             Task::Multiclass => self.classes.len(),
@@ -365,18 +425,11 @@ impl Pipeline {
         }
     }
 
-    fn load_row(&mut self, batch: &Batch, row: usize) {
-        self.row.dense.clear();
-        self.row.dense.extend_from_slice(&batch.row_numbers(row)[..self.schema.feature_numbers]);
-        self.row.tokens.clear();
-        self.row.tokens.extend_from_slice(&batch.row_tokens(row)[..self.schema.feature_tokens]);
-        self.row.indices.clear();
-        self.row.values.clear();
-    }
-
-    fn take_row(&mut self, batch: &Batch, row: usize) -> Result<(), Reject> {
-        self.load_row(batch, row);
-        self.fill.check(&self.row)?;
+    /// Faults where a policy turns the row away.
+    #[inline]
+    fn check(&self, batch: &Batch, row: usize) -> Result<(), Reject> {
+        let (numbers, tokens) = feature_cells(&self.schema, batch, row);
+        self.fill.check(numbers, tokens)?;
         if let Some((slot, field)) = self.weight {
             let weight = batch.row_numbers(row)[slot];
             if weight < 0.0 {
@@ -387,22 +440,34 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The target of a row: its label as a number, or as a class's number. A class that is new gets
-    /// the next number while there is room, and no target (nothing is learned) when there is none.
+    /// Checks a row and loads it into `self.row`.
+    fn take_row(&mut self, batch: &Batch, row: usize) -> Result<(), Reject> {
+        self.check(batch, row)?;
+        load(&mut self.row, &self.schema, batch, row);
+        Ok(())
+    }
+
+    /// The target of a row: its label as a number, or as a class's number.
+    #[inline(always)]
     fn target(&mut self, batch: &Batch, row: usize) -> Option<f64> {
         match self.label? {
-            (LabelKind::Category { classes_max }, Slot::Token(slot)) => {
-                let token = batch.row_tokens(row)[slot];
-                if token.kind == TokenKind::Missing {
-                    return None;
-                }
-                let name = batch.token_bytes(token);
-                let known = self.classes.iter().position(|c| c == name);
-                known.or_else(|| self.new_class(name, classes_max)).map(|class| class as f64)
-            }
+            (LabelKind::Category { classes_max }, Slot::Token(slot)) => self.class(batch, row, slot, classes_max),
             (_, Slot::Number(slot)) => Some(batch.row_numbers(row)[slot]).filter(|y| !y.is_nan()),
             (_, Slot::Token(_)) => None,
         }
+    }
+
+    /// A class that is new gets the next number while there is room, and no target (nothing is learned) when there
+    /// is none.
+    #[inline(never)]
+    fn class(&mut self, batch: &Batch, row: usize, slot: usize, classes_max: usize) -> Option<f64> {
+        let token = batch.row_tokens(row)[slot];
+        if token.kind == TokenKind::Missing {
+            return None;
+        }
+        let name = batch.token_bytes(token);
+        let known = self.classes.iter().position(|c| c == name);
+        known.or_else(|| self.new_class(name, classes_max)).map(|class| class as f64)
     }
 
     #[cold]
@@ -414,6 +479,7 @@ impl Pipeline {
         Some(self.classes.len() - 1)
     }
 
+    #[inline]
     fn weight_of(&self, batch: &Batch, row: usize) -> f64 {
         let weight = self.weight.map_or(1.0, |(i, _)| batch.row_numbers(row)[i]);
         if weight.is_nan() { 1.0 } else { weight }
@@ -447,10 +513,7 @@ impl Pipeline {
         if self.take_row(&batch, 0).is_err() {
             return Vec::new();
         }
-        self.fill.transform(&mut self.row);
-        for step in &self.steps {
-            step.transform(&mut self.row, &batch.text);
-        }
+        self.transform_row(true, &batch.text);
         let mut out = vec![0.0; self.width()];
         self.model.score(features(&self.row), &mut self.scratch, &mut out);
         if out.iter().all(|s| s.is_finite()) { out } else { Vec::new() }
@@ -471,6 +534,26 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+/// A row's features as they were decoded.
+#[inline]
+fn feature_cells<'a>(schema: &Schema, batch: &'a Batch, row: usize) -> (&'a [f64], &'a [Token]) {
+    (&batch.row_numbers(row)[..schema.feature_numbers], &batch.row_tokens(row)[..schema.feature_tokens])
+}
+
+/// Makes `to` the row as it was decoded. True where a number is missing.
+#[inline(always)]
+fn load(to: &mut Row, schema: &Schema, batch: &Batch, row: usize) -> bool {
+    let (numbers, tokens) = feature_cells(schema, batch, row);
+    if to.dense.len() != numbers.len() {
+        to.dense.resize(numbers.len(), 0.0);
+    }
+    let gaps = copy_numbers(numbers, &mut to.dense);
+    refill(&mut to.tokens, tokens);
+    to.indices.clear();
+    to.values.clear();
+    gaps
 }
 
 fn features(row: &Row) -> Features<'_> {

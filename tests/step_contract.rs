@@ -154,6 +154,45 @@ fn a_transform_is_a_function_of_state_and_row() {
     }
 }
 
+/// `visit` and `part` may do at once what `transform`, `learn` and `transform` do one after another; a step that says
+/// it doesn't learn is never asked to. Rows with tokens and without: what is scaled may be all that a row holds.
+#[test]
+fn a_visit_is_a_transform_then_learning_then_a_transform() {
+    for spec in specs() {
+        let [mut apart, mut visit, mut part, never] = [0; 4].map(|_| step(&spec).0);
+        let mut random = Random(6);
+        for i in 0..600 {
+            let (row, text) = event(&mut random, i > 300);
+            let run = |how: &mut dyn FnMut(&mut Row, &mut Row)| {
+                let (mut before, mut after) = (row.clone(), row.clone());
+                how(&mut before, &mut after);
+                (bits(&before), bits(&after))
+            };
+            let expected = run(&mut |before, after| {
+                apart.transform(before, &text);
+                apart.learn(after, &text, 1.0);
+                apart.transform(after, &text);
+            });
+            let visited = run(&mut |before, after| visit.visit(before, after, &text, 1.0));
+            assert_eq!(visited, expected, "{spec}: a visit of event {i}");
+            let parted = run(&mut |before, after| {
+                // Whatever is left in it from the row before.
+                after.dense.push(7.0);
+                after.indices.push(7);
+                part.part(before, after, &text, 1.0);
+            });
+            assert_eq!(parted, expected, "{spec}: a parting at event {i}");
+            let unlearned = run(&mut |before, after| {
+                never.transform(before, &text);
+                never.transform(after, &text);
+            });
+            assert!(apart.learns() || unlearned == expected, "{spec}: learns, and says that it doesn't");
+        }
+        assert_eq!(saved(&*visit), saved(&*apart), "{spec}");
+        assert_eq!(saved(&*part), saved(&*apart), "{spec}");
+    }
+}
+
 #[test]
 fn what_was_saved_goes_on_bit_for_bit() {
     for spec in specs() {

@@ -46,8 +46,12 @@ struct Pieces {
     head_input: Option<u32>,
     /// `{"input":"…","offset":`
     head: Vec<u8>,
-    /// `,"version":"…","swap":N}`
+    /// The line's beginning up to the lane, of the next row.
+    opening: Opening,
+    /// `,"version":"…","swap":N}`, with the newline where there is one.
     tail: Vec<u8>,
+    /// `,"class":false` and `,"class":true`, each with the tail.
+    verdicts: [Vec<u8>; 2],
     /// `,"lane":N` or nothing.
     lane: Vec<u8>,
     /// The names of the classes as JSON strings, one after another; and where each ends.
@@ -103,7 +107,7 @@ impl Encoder {
             self.open_record = None;
         }
         outbox.read_at_ns = block.read_at_ns;
-        self.pieces.begin(scores);
+        self.pieces.begin(scores, self.options.newline);
         let mut predictions = 0;
         for (row, (origin, status)) in batch.origins.iter().zip(&batch.status).enumerate() {
             let seq = seq + row as u64;
@@ -120,10 +124,10 @@ impl Encoder {
                     }
                     self.open(block, origin, outbox);
                     self.error_line(reject, origin, inputs, seq, &mut outbox.bytes);
+                    if self.options.newline {
+                        outbox.bytes.push(b'\n');
+                    }
                 }
-            }
-            if self.options.newline {
-                outbox.bytes.push(b'\n');
             }
             if let Some(record) = outbox.records.last_mut() {
                 record.span.end = outbox.bytes.len() as u32;
@@ -165,13 +169,11 @@ impl Encoder {
         if self.pieces.head_input != Some(origin.input) {
             self.pieces.turn_to(origin.input, inputs);
         }
-        out.extend_from_slice(&self.pieces.head);
-        text::integer(out, origin.offset);
-        if let Some(row) = origin.row {
-            out.extend_from_slice(b",\"row\":");
-            text::integer(out, u64::from(row));
+        if !self.pieces.opening.is_of(origin, seq) {
+            self.write_opening(origin, seq);
         }
-        self.numbers(origin, seq, out);
+        out.extend_from_slice(&self.pieces.opening.text);
+        self.pieces.opening.count_on();
         if let Some(Echo(slot)) = self.id {
             out.extend_from_slice(b",\"id\":");
             echo(batch, row, slot, out);
@@ -181,19 +183,37 @@ impl Encoder {
             echo(batch, row, slot, out);
         }
         self.pieces.score(scores.task, scores.row(row), out);
-        out.extend_from_slice(&self.pieces.tail);
     }
 
-    /// `,"seq":…`, the client's own number where it gave one, and the lane.
-    #[inline(always)]
-    fn numbers(&self, origin: &RowOrigin, seq: u64, out: &mut Vec<u8>) {
+    /// A line's beginning, for a row that doesn't follow on the one before.
+    fn write_opening(&mut self, origin: &RowOrigin, seq: u64) {
+        let mut opening = std::mem::take(&mut self.pieces.opening);
+        let out = &mut opening.text;
+        out.clear();
+        out.extend_from_slice(&self.pieces.head);
+        text::integer(out, origin.offset);
+        opening.offset_end = out.len();
+        if let Some(row) = origin.row {
+            out.extend_from_slice(b",\"row\":");
+            text::integer(out, u64::from(row));
+        }
+        opening.seq_end = self.numbers(origin, seq, out);
+        opening.counts = origin.row.is_none() && origin.sequence == 0;
+        (opening.offset, opening.seq) = (origin.offset, seq);
+        self.pieces.opening = opening;
+    }
+
+    /// `,"seq":…`, the client's own number where it gave one, and the lane. Returns where the first ends.
+    fn numbers(&self, origin: &RowOrigin, seq: u64, out: &mut Vec<u8>) -> usize {
         out.extend_from_slice(b",\"seq\":");
         text::integer(out, seq);
+        let end = out.len();
         if origin.sequence != 0 {
             out.extend_from_slice(b",\"sequence\":");
             text::integer(out, origin.sequence);
         }
         out.extend_from_slice(&self.pieces.lane);
+        end
     }
 
     /// `{"error":{…},"seq":…}`: the answer to an event that was turned away.
@@ -228,16 +248,69 @@ impl Encoder {
     }
 }
 
+/// A line up to the lane: `{"input":"…","offset":N(,"row":N),"seq":N(,"sequence":N)(,"lane":N)`. That of the next row
+/// mostly differs by one in two numbers, so they are counted on: at once, since bytes that were just written are
+/// read more slowly.
+#[derive(Debug, Default)]
+struct Opening {
+    text: Vec<u8>,
+    /// The numbers in it, and where they end.
+    offset: u64,
+    offset_end: usize,
+    seq: u64,
+    seq_end: usize,
+    /// It has no other numbers, and belongs to the input at hand.
+    counts: bool,
+}
+
+impl Opening {
+    /// True where it is the row's. False: it is to be written anew.
+    #[inline]
+    fn is_of(&self, origin: &RowOrigin, seq: u64) -> bool {
+        let same = (origin.offset == self.offset) & (seq == self.seq);
+        self.counts & same & origin.row.is_none() & (origin.sequence == 0)
+    }
+
+    #[inline]
+    fn count_on(&mut self) {
+        if self.counts {
+            self.counts = add_one(&mut self.text, self.offset_end) && add_one(&mut self.text, self.seq_end);
+            (self.offset, self.seq) = (self.offset.wrapping_add(1), self.seq.wrapping_add(1));
+        }
+    }
+}
+
+/// Adds one to the decimal number that ends there. False, and the digits mean nothing, where it gets longer.
+#[inline]
+fn add_one(text: &mut [u8], end: usize) -> bool {
+    for digit in text[..end].iter_mut().rev() {
+        match digit {
+            b'9' => *digit = b'0',
+            b'0'..=b'8' => {
+                *digit += 1;
+                return true;
+            }
+            _ => return false,
+        }
+    }
+    false
+}
+
 impl Pieces {
     /// Writes what is equal in all lines of a batch.
-    fn begin(&mut self, scores: &Scores) {
+    fn begin(&mut self, scores: &Scores, newline: bool) {
         self.head_input = None;
         self.tail.clear();
         self.tail.extend_from_slice(b",\"version\":");
         text::string(&mut self.tail, scores.version.as_bytes());
         self.tail.extend_from_slice(b",\"swap\":");
         text::integer(&mut self.tail, scores.swap);
-        self.tail.push(b'}');
+        self.tail.extend_from_slice(if newline { b"}\n" } else { b"}" });
+        for (verdict, text) in self.verdicts.iter_mut().zip([&b",\"class\":false"[..], b",\"class\":true"]) {
+            verdict.clear();
+            verdict.extend_from_slice(text);
+            verdict.extend_from_slice(&self.tail);
+        }
         self.classes.clear();
         self.class_ends.clear();
         if scores.task == Task::Multiclass {
@@ -251,6 +324,7 @@ impl Pieces {
     /// Writes the head of an input's lines.
     fn turn_to(&mut self, input: u32, inputs: &[Arc<str>]) {
         self.head_input = Some(input);
+        self.opening.counts = false;
         self.head.clear();
         self.head.extend_from_slice(b"{\"input\":");
         text::string(&mut self.head, name(inputs, input).as_bytes());
@@ -263,14 +337,15 @@ impl Pieces {
         &self.classes[start..self.class_ends[number]]
     }
 
+    /// The score, and what follows it to the line's end.
     #[inline(always)]
     fn score(&self, task: Task, values: &[f64], out: &mut Vec<u8>) {
         match task {
             Task::Binary => {
                 out.extend_from_slice(b",\"score\":");
                 text::float(out, values[0]);
-                let class: &[u8] = if values[0] > 0.5 { b",\"class\":true" } else { b",\"class\":false" };
-                out.extend_from_slice(class);
+                out.extend_from_slice(&self.verdicts[usize::from(values[0] > 0.5)]);
+                return;
             }
             Task::Regression | Task::Anomaly => {
                 out.extend_from_slice(b",\"score\":");
@@ -288,6 +363,7 @@ impl Pieces {
             }
             Task::Multiclass => self.classes(values, out),
         }
+        out.extend_from_slice(&self.tail);
     }
 
     fn classes(&self, values: &[f64], out: &mut Vec<u8>) {

@@ -191,3 +191,35 @@ fn one_record_answers_one_record_however_it_was_cut() {
         assert_eq!((cut.bytes, cut.records), (whole.bytes.clone(), whole.records.clone()), "{cuts}");
     }
 }
+
+/// Lines are counted on from row to row, over every change in the number of digits and past rows that were turned
+/// away: each is as it would be if it were written alone.
+#[test]
+fn lines_counted_on_are_as_lines_written_alone() {
+    let schema = schema("label = \"y\"\nfields.x = \"float\"\nfields.y = \"bool\"\n");
+    let options = EncodeOptions { newline: true, answer_rejects: true, lane: Some(3) };
+    let rows: Vec<_> = (0..2_500).map(|i| (0, u32::from(i > 2_000), None, i % 97 != 5)).collect();
+    let (block, mut batch) = case(&schema, &rows);
+    for (i, origin) in batch.origins.iter_mut().enumerate() {
+        // A jump, then on from there; a client's numbers near the end.
+        origin.offset = if i < 700 { i as u64 } else { 98_000 + i as u64 };
+        origin.sequence = if i > 2_300 { i as u64 } else { 0 };
+    }
+    let values: Vec<[f64; 1]> = (0..rows.len()).map(|i| [i as f64 / 2_500.0]).collect();
+    let slices: Vec<&[f64]> = values.iter().map(|v| &v[..]).collect();
+    let mut together = Outbox::default();
+    let all = scores(Task::Binary, &slices);
+    Encoder::new(&schema, &options).encode(&block, &batch, &all, &inputs(), 95, &mut together);
+    let mut alone = Vec::new();
+    for (i, slice) in slices.iter().enumerate() {
+        let (block, mut one) = case(&schema, &rows[i..i + 1]);
+        one.origins[0] = batch.origins[i];
+        let mut outbox = Outbox::default();
+        let score = scores(Task::Binary, &[slice]);
+        Encoder::new(&schema, &options).encode(&block, &one, &score, &inputs(), 95 + i as u64, &mut outbox);
+        alone.extend_from_slice(&outbox.bytes);
+    }
+    let (together, alone) = (String::from_utf8_lossy(&together.bytes), String::from_utf8_lossy(&alone));
+    assert_eq!(together.lines().count(), rows.len());
+    together.lines().zip(alone.lines()).for_each(|(together, alone)| assert_eq!(together, alone));
+}

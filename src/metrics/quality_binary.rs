@@ -1,6 +1,7 @@
 //! Progressive quality of binary classifiers and, by ranking only, of anomaly detectors.
 
 use crate::metrics::quality::{LogProduct, Metrics, QualityReport, Ring, clamped, ratio};
+use std::hint::select_unpredictable;
 
 /// Counts of a binary classifier's answers.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,7 +41,8 @@ impl Confusion {
 #[inline]
 fn of_truth(score: f64, truth: bool) -> f64 {
     let p = clamped(score);
-    if truth { p } else { 1.0 - p }
+    // Which of two it is, here and below, no branch can foresee: it is what the model is there for.
+    select_unpredictable(truth, p, 1.0 - p)
 }
 
 /// Cells of an octave of the score's distance from the nearer end, and octaves told apart.
@@ -57,7 +59,7 @@ fn bin_of(score: f64) -> usize {
     let cell = (near.to_bits() >> (52 - CELL_BITS)) as usize;
     let first = (1022 - OCTAVES) << CELL_BITS;
     let cell = cell.saturating_sub(first).min(HALF - 1);
-    if score <= 0.5 { cell } else { 2 * HALF - 1 - cell }
+    select_unpredictable(score <= 0.5, cell, 2 * HALF - 1 - cell)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +116,7 @@ impl Binary {
         let [negative, positive] = self.labels;
         let baselines = negative + positive > 0;
         // Of two equally common labels, the one that came first.
-        let majority = positive > negative || (positive == negative && self.first);
+        let majority = (positive > negative) | ((positive == negative) & self.first);
         if self.decides {
             self.model.push(truth, score > 0.5);
             self.loss.push(of_truth(score, truth));

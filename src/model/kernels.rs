@@ -4,15 +4,23 @@
 //! No fused multiply-add, and no function of the platform's math library.
 
 use super::Features;
+use std::array::from_fn;
 
-/// Lanes of a sum.
-const LANES: usize = 8;
+/// Lanes of a sum, in two halves of a vector register each.
+const LANES: usize = 2 * HALF;
+const HALF: usize = 4;
 
 /// The sum of eight lanes, as a tree: ((0+4)+(2+6)) + ((1+5)+(3+7)).
 #[inline(always)]
-fn tree(lanes: [f64; LANES]) -> f64 {
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
+fn tree([low, high]: [[f64; HALF]; 2]) -> f64 {
+    let [a, b, c, d] = from_fn(|i| low[i] + high[i]);
+    (a + c) + (b + d)
+}
+
+/// Adds the products of four neighbours to four lanes.
+#[inline(always)]
+fn add_products(lanes: &mut [f64; HALF], a: [f64; HALF], b: [f64; HALF]) {
+    *lanes = from_fn(|i| lanes[i] + a[i] * b[i]);
 }
 
 /// Σ a·b of two slices of one length. Element i of a whole run of eight goes to lane i mod 8; of what
@@ -24,19 +32,17 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// start + Σ a·b; the elements that are added at the end are added to `start` first.
 #[inline(always)]
-fn dot_from(start: f64, a: &[f64], b: &[f64]) -> f64 {
-    let mut lanes = [0.0; LANES];
+pub fn dot_from(start: f64, a: &[f64], b: &[f64]) -> f64 {
+    let mut lanes = [[0.0; HALF]; 2];
     let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (x, y) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            lanes[lane] += x[lane] * y[lane];
-        }
+        let ([a, b], [p, q]) = (halves(x), halves(y));
+        add_products(&mut lanes[0], a, p);
+        add_products(&mut lanes[1], b, q);
     }
-    let ((a, a_tail), (b, b_tail)) = (a_tail.as_chunks::<4>(), b_tail.as_chunks::<4>());
+    let ((a, a_tail), (b, b_tail)) = (a_tail.as_chunks::<HALF>(), b_tail.as_chunks::<HALF>());
     for (x, y) in a.iter().zip(b) {
-        for lane in 0..4 {
-            lanes[lane] += x[lane] * y[lane];
-        }
+        add_products(&mut lanes[0], *x, *y);
     }
     let rest: f64 = a_tail.iter().zip(b_tail).fold(start, |sum, (x, y)| sum + x * y);
     tree(lanes) + rest
@@ -48,22 +54,27 @@ pub fn squared_norm(a: &[f64]) -> f64 {
 }
 
 /// Σ `weights[index]`·value over hashed features, added up as in [`dot`].
+#[inline(always)]
 pub fn sparse_dot(weights: &[f64], indices: &[u32], values: &[f64]) -> f64 {
-    let mut lanes = [0.0; LANES];
+    let mut lanes = [[0.0; HALF]; 2];
+    let fetch = |i: &[u32; HALF]| i.map(|i| weights[i as usize]);
     let ((i, i_tail), (v, v_tail)) = (indices.as_chunks::<LANES>(), values.as_chunks::<LANES>());
     for (i, v) in i.iter().zip(v) {
-        for lane in 0..LANES {
-            lanes[lane] += weights[i[lane] as usize] * v[lane];
-        }
+        let ([i, j], [v, w]) = (halves(i), halves(v));
+        add_products(&mut lanes[0], fetch(&i), v);
+        add_products(&mut lanes[1], fetch(&j), w);
     }
-    let ((i, i_tail), (v, v_tail)) = (i_tail.as_chunks::<4>(), v_tail.as_chunks::<4>());
+    let ((i, i_tail), (v, v_tail)) = (i_tail.as_chunks::<HALF>(), v_tail.as_chunks::<HALF>());
     for (i, v) in i.iter().zip(v) {
-        for lane in 0..4 {
-            lanes[lane] += weights[i[lane] as usize] * v[lane];
-        }
+        add_products(&mut lanes[0], fetch(i), *v);
     }
     let rest: f64 = i_tail.iter().zip(v_tail).fold(0.0, |sum, (&i, v)| sum + weights[i as usize] * v);
     tree(lanes) + rest
+}
+
+#[inline(always)]
+fn halves<T: Copy>([a, b, c, d, e, f, g, h]: &[T; LANES]) -> [[T; HALF]; 2] {
+    [[*a, *b, *c, *d], [*e, *f, *g, *h]]
 }
 
 /// start + Σ weights·features: `weights` holds the dense ones first, then the hashed table.
@@ -106,23 +117,37 @@ pub fn all_finite(values: &[f64]) -> bool {
 /// fast as `libm::exp`, which takes over beyond.
 #[inline]
 pub fn exp(x: f64) -> f64 {
+    if x.is_nan() || x.abs() > EXP_NEAR {
+        return libm::exp(x);
+    }
+    let [power] = exp_near([x]);
+    power
+}
+
+/// Within that distance of 0, [`exp_near`] is what [`exp`] gives.
+pub const EXP_NEAR: f64 = 700.0;
+
+/// [`exp`] of several numbers side by side, none beyond ±[`EXP_NEAR`].
+#[inline(always)]
+pub fn exp_near<const N: usize>(x: [f64; N]) -> [f64; N] {
     const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 · 2^52: what is added to it is rounded to a whole number
     const LN2_HIGH: f64 = 0.693_147_180_369_123_8; // 32 bits of ln 2, so that k · LN2_HIGH is exact
     const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
-    if x.is_nan() || x.abs() > 700.0 {
-        return libm::exp(x);
-    }
-    let shifted = x * std::f64::consts::LOG2_E + ROUND;
-    let k = shifted - ROUND;
-    let r = (x - k * LN2_HIGH) - k * LN2_LOW;
-    let (r2, c) = (r * r, TAYLOR);
-    let (r4, r8) = (r2 * r2, (r2 * r2) * (r2 * r2));
-    let low = (c[0] + c[1] * r) + (c[2] + c[3] * r) * r2;
-    let mid = (c[4] + c[5] * r) + (c[6] + c[7] * r) * r2;
-    let high = (c[8] + c[9] * r) + (c[10] + c[11] * r) * r2;
-    let power = f64::from_bits((shifted.to_bits() << 52).wrapping_add(1.0f64.to_bits()));
+    let c = TAYLOR;
+    // A line for all numbers, then the next: so the compiler sees what goes side by side.
+    let shifted: [f64; N] = from_fn(|i| x[i] * std::f64::consts::LOG2_E + ROUND);
+    let k = shifted.map(|shifted| shifted - ROUND);
+    let r: [f64; N] = from_fn(|i| (x[i] - k[i] * LN2_HIGH) - k[i] * LN2_LOW);
+    let r2 = r.map(|r| r * r);
+    let r4 = r2.map(|r2| r2 * r2);
+    let r8 = r4.map(|r4| r4 * r4);
+    let low: [f64; N] = from_fn(|i| (c[0] + c[1] * r[i]) + (c[2] + c[3] * r[i]) * r2[i]);
+    let mid: [f64; N] = from_fn(|i| (c[4] + c[5] * r[i]) + (c[6] + c[7] * r[i]) * r2[i]);
+    let high: [f64; N] = from_fn(|i| (c[8] + c[9] * r[i]) + (c[10] + c[11] * r[i]) * r2[i]);
+    let series: [f64; N] = from_fn(|i| (low[i] + mid[i] * r4[i]) + high[i] * r8[i]);
+    let power = shifted.map(|shifted| f64::from_bits((shifted.to_bits() << 52).wrapping_add(1.0f64.to_bits())));
     // Products with a power of two are exact: this is (1 + (r + r² · …)) · power, ready sooner.
-    power + (power * r + (power * r2) * ((low + mid * r4) + high * r8))
+    from_fn(|i| power[i] + (power[i] * r[i] + (power[i] * r2[i]) * series[i]))
 }
 
 /// 1/2!, 1/3!, … 1/13!.
@@ -136,12 +161,15 @@ const TAYLOR: [f64; 12] = {
     c
 };
 
+/// Beyond that, [`sigmoid`] is flat.
+pub const SIGMOID_FLAT: f64 = 30.0;
+
 /// 1 / (1 + e^−z), and exactly 0 and 1 beyond ±30, as River has it.
 #[inline]
 pub fn sigmoid(z: f64) -> f64 {
-    if z < -30.0 {
+    if z < -SIGMOID_FLAT {
         0.0
-    } else if z > 30.0 {
+    } else if z > SIGMOID_FLAT {
         1.0
     } else {
         1.0 / (1.0 + exp(-z))

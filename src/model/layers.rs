@@ -87,30 +87,39 @@ pub(super) fn first_parameters(layers: &[Layer], activation: Activation, seed: u
     parameters
 }
 
-/// out = bias + x · weights; weights are inputs × outputs. Each output adds up its inputs in order.
-pub(super) fn forward(x: &[f32], weights: &[f32], bias: &[f32], out: &mut [f32]) {
-    const LANES: usize = 8;
-    let outputs = out.len();
-    let mut from = 0;
-    while from + LANES <= outputs {
-        let mut sums = [0.0f32; LANES];
-        sums.copy_from_slice(&bias[from..from + LANES]);
-        for (x, row) in x.iter().zip(weights.chunks_exact(outputs)) {
-            let row: &[f32; LANES] = row[from..from + LANES].try_into().expect("a slice of eight");
-            for lane in 0..LANES {
-                sums[lane] += x * row[lane];
-            }
+crate::wide! {
+    /// out = bias + x · weights; weights are inputs × outputs. Each output adds up its inputs in order; as many
+    /// outputs as registers hold go side by side, so that none waits for its own last addition.
+    pub(super) fn forward(x: &[f32], weights: &[f32], bias: &[f32], out: &mut [f32]) {
+        let outputs = out.len();
+        let mut from = 0;
+        while from + 32 <= outputs {
+            sum_up::<32>(x, weights, bias, from, out);
+            from += 32;
         }
-        out[from..from + LANES].copy_from_slice(&sums);
-        from += LANES;
-    }
-    for output in from..outputs {
-        let mut sum = bias[output];
-        for (x, row) in x.iter().zip(weights.chunks_exact(outputs)) {
-            sum += x * row[output];
+        while from + 8 <= outputs {
+            sum_up::<8>(x, weights, bias, from, out);
+            from += 8;
         }
-        out[output] = sum;
+        while from < outputs {
+            sum_up::<1>(x, weights, bias, from, out);
+            from += 1;
+        }
     }
+}
+
+/// The `N` outputs from `from` on.
+#[inline(always)]
+fn sum_up<const N: usize>(x: &[f32], weights: &[f32], bias: &[f32], from: usize, out: &mut [f32]) {
+    let mut sums = [0.0f32; N];
+    sums.copy_from_slice(&bias[from..from + N]);
+    for (x, row) in x.iter().zip(weights.chunks_exact(out.len())) {
+        let Some(row) = row[from..].first_chunk::<N>() else { return };
+        for (sum, weight) in sums.iter_mut().zip(row) {
+            *sum += x * weight;
+        }
+    }
+    out[from..from + N].copy_from_slice(&sums);
 }
 
 /// x · y, in eight fixed lanes.

@@ -5,7 +5,7 @@
 //! optimizer steps with x·slope + l2·w; then the cumulative L1 penalty (Tsuruoka et al. 2009). An
 //! example of weight 0 changes nothing at all (River counts it as a step, and applies l2).
 
-use super::kernels::{finite, margin, poison};
+use super::kernels::{dot_from, finite, margin, poison};
 use super::loss::Loss;
 use super::optimizer::{Optimizer, Schedule};
 use super::options::{Options, Range};
@@ -197,21 +197,23 @@ impl Linear {
         Ok(())
     }
 
+    /// The factor of the event's weight that its class brings.
     #[inline(always)]
-    fn learn_inlined(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
-        let weight = if self.task == Task::Binary { weight * self.class_weight[class_of(target)] } else { weight };
-        if weight == 0.0 {
-            return Learned::Applied;
-        }
-        let slope = self.loss.gradient(target, margin(self.intercept, &self.table.w, x)) * weight;
+    fn weight_of(&self, target: f64, weight: f64) -> f64 {
+        if self.task == Task::Binary { weight * self.class_weight[class_of(target)] } else { weight }
+    }
+
+    /// Takes a step against the gradient times the weight.
+    #[inline(always)]
+    fn step(&mut self, optimizer: Optimizer, x: Features<'_>, target: f64, slope: f64) -> Learned {
         if !slope.is_finite() || !target.is_finite() {
             return Learned::Refused;
         }
-        let slope = if slope.abs() > self.clip { self.clip.copysign(slope) } else { slope };
+        let slope = if slope.abs() > self.clip { clipped(self.clip, slope) } else { slope };
         let intercept = self.intercept - self.intercept_lr.at(self.iterations) * slope;
         let max_cum_l1 = self.max_cum_l1;
         self.table.begin(x);
-        let mut bits = poison(intercept) | self.optimizer.step(&mut self.table, self.iterations, x, slope, self.l2);
+        let mut bits = poison(intercept) | optimizer.step(&mut self.table, self.iterations, x, slope, self.l2);
         if self.l1 != 0.0 {
             bits |= self.penalise(x);
         }
@@ -247,6 +249,13 @@ impl Linear {
     }
 }
 
+/// A branch that is foreseen costs less than a choice that all that follows waits for.
+#[cold]
+#[inline(never)]
+fn clipped(clip: f64, slope: f64) -> f64 {
+    clip.copysign(slope)
+}
+
 crate::wide! {
     fn margin_of(start: f64, weights: &[f64], x: Features<'_>) -> f64 {
         margin(start, weights, x)
@@ -255,7 +264,63 @@ crate::wide! {
 
 crate::wide! {
     fn learn_row(model: &mut Linear, x: Features<'_>, target: f64, weight: f64) -> Learned {
-        model.learn_inlined(x, target, weight)
+        let weight = model.weight_of(target, weight);
+        if weight == 0.0 {
+            return Learned::Applied;
+        }
+        let slope = model.loss.gradient(target, margin(model.intercept, &model.table.w, x)) * weight;
+        model.step(model.optimizer, x, target, slope)
+    }
+}
+
+crate::wide! {
+    fn score_learn_row(
+        model: &mut Linear,
+        before: Features<'_>,
+        after: Option<Features<'_>>,
+        target: f64,
+        weight: f64,
+        score: &mut f64,
+    ) -> Learned {
+        let scored = margin(model.intercept, &model.table.w, before);
+        let learned = match after {
+            Some(x) => margin(model.intercept, &model.table.w, x),
+            None => scored,
+        };
+        let (mean, gradient) = model.loss.mean_and_gradient(scored, target, learned);
+        *score = mean;
+        let weight = model.weight_of(target, weight);
+        if weight == 0.0 {
+            return Learned::Applied;
+        }
+        model.step(model.optimizer, after.unwrap_or(before), target, gradient * weight)
+    }
+}
+
+crate::wide! {
+    /// The commonest case of [`score_learn_row`], by itself: SGD with a constant rate and dense features alone.
+    fn score_learn_dense(
+        model: &mut Linear,
+        rate: f64,
+        before: &[f64],
+        after: Option<&[f64]>,
+        target: f64,
+        weight: f64,
+        score: &mut f64,
+    ) -> Learned {
+        let scored = dot_from(model.intercept, &model.table.w[..before.len()], before);
+        let learned = match after {
+            Some(x) => dot_from(model.intercept, &model.table.w[..x.len()], x),
+            None => scored,
+        };
+        let (mean, gradient) = model.loss.mean_and_gradient(scored, target, learned);
+        *score = mean;
+        let weight = model.weight_of(target, weight);
+        if weight == 0.0 {
+            return Learned::Applied;
+        }
+        let x = Features { dense: after.unwrap_or(before), indices: &[], values: &[] };
+        model.step(Optimizer::Sgd { rate: Schedule::Constant(rate) }, x, target, gradient * weight)
     }
 }
 
@@ -270,6 +335,25 @@ impl Model for Linear {
 
     fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
         learn_row(self, x, target, weight)
+    }
+
+    fn score_learn(
+        &mut self,
+        before: Features<'_>,
+        after: Option<Features<'_>>,
+        target: f64,
+        weight: f64,
+        _: &mut Scratch,
+        out: &mut [f64],
+    ) -> Learned {
+        let score = &mut out[0];
+        if let Optimizer::Sgd { rate: Schedule::Constant(rate) } = self.optimizer
+            && before.indices.is_empty()
+            && after.is_none_or(|x| x.indices.is_empty())
+        {
+            return score_learn_dense(self, rate, before.dense, after.map(|x| x.dense), target, weight, score);
+        }
+        score_learn_row(self, before, after, target, weight, score)
     }
 
     fn save(&self, state: &mut State, prefix: &str) {

@@ -1,7 +1,7 @@
 //! Losses of one raw score (margin) and one target: gradient and mean function, with River's names,
 //! conventions at kinks, and defaults.
 
-use super::kernels::{exp, sigmoid};
+use super::kernels::{SIGMOID_FLAT, exp, exp_near, sigmoid};
 use super::options::{Options, Range};
 use crate::error::Result;
 
@@ -118,6 +118,24 @@ impl Loss {
         }
     }
 
+    /// What is predicted for the raw score `scored`, and dL/dp at the raw score `p` and target `y`: the bits of
+    /// [`Loss::mean`] and [`Loss::gradient`]. The two exponentials of the logarithmic loss run side by side.
+    #[inline(always)]
+    pub fn mean_and_gradient(self, scored: f64, y: f64, p: f64) -> (f64, f64) {
+        let side = y * 2.0 - 1.0;
+        let z = p * side;
+        if matches!(self, Loss::Log) && scored.abs() <= SIGMOID_FLAT && z.abs() <= LOG_FLAT {
+            let [below, above] = exp_near([-scored, z]);
+            return (1.0 / (1.0 + below), -side / (above + 1.0));
+        }
+        self.mean_then_gradient(scored, y, p)
+    }
+
+    #[inline(never)]
+    fn mean_then_gradient(self, scored: f64, y: f64, p: f64) -> (f64, f64) {
+        (self.mean(scored), self.gradient(y, p))
+    }
+
     /// From the raw score to what is predicted: a probability, or a number.
     pub fn mean(self, p: f64) -> f64 {
         match self {
@@ -128,12 +146,14 @@ impl Loss {
     }
 }
 
-/// River turns to the first-order terms beyond ±18.
+/// Beyond that, River turns to the first-order terms of the logarithmic loss.
+const LOG_FLAT: f64 = 18.0;
+
 #[inline]
 fn log_gradient(side: f64, z: f64) -> f64 {
-    if z > 18.0 {
+    if z > LOG_FLAT {
         exp(-z) * -side
-    } else if z < -18.0 {
+    } else if z < -LOG_FLAT {
         -side
     } else {
         -side / (exp(z) + 1.0)
@@ -180,6 +200,24 @@ mod tests {
                     let slope = (value(loss, y, p + h) - value(loss, y, p - h)) / (2.0 * h);
                     let gradient = loss.gradient(y, p);
                     assert!((slope - gradient).abs() < 1e-5, "{loss:?} y {y} p {p}: {slope} {gradient}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_two_at_once_are_the_two_apart() {
+        let mut edges = vec![0.0, -0.0, 1e-300, -18.0, 18.0, -30.0, 30.0, 700.0, -750.0, f64::INFINITY, f64::NAN];
+        edges.extend([17.999_999, 18.000_001, -17.999_999, -18.000_001, 29.999_999, -30.000_001]);
+        edges.extend((0..400).map(|i| (f64::from(i) - 200.0) * 0.173));
+        for loss in [Loss::Log, Loss::Hinge { threshold: 1.0 }, Loss::Focal { gamma: 2.0, beta: 1.0 }, Loss::Poisson] {
+            for &scored in &edges {
+                for &p in &edges {
+                    for y in [0.0, 1.0] {
+                        let (mean, gradient) = loss.mean_and_gradient(scored, y, p);
+                        let apart = (loss.mean(scored).to_bits(), loss.gradient(y, p).to_bits());
+                        assert_eq!((mean.to_bits(), gradient.to_bits()), apart, "{loss:?} {scored} {y} {p}");
+                    }
                 }
             }
         }

@@ -73,6 +73,21 @@ pub trait Model: Send {
     /// finite and ≥ 0. An update that would make a weight non-finite is refused before it is applied.
     fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned;
 
+    /// Scores a row, then learns it; for models that do both at once for less. `after` is the row that is learned,
+    /// where it isn't the one that is scored (the steps before the model have learned it meanwhile).
+    fn score_learn(
+        &mut self,
+        before: Features<'_>,
+        after: Option<Features<'_>>,
+        target: f64,
+        weight: f64,
+        scratch: &mut Scratch,
+        out: &mut [f64],
+    ) -> Learned {
+        self.score(before, scratch, out);
+        self.learn(after.unwrap_or(before), target, weight)
+    }
+
     /// True for models that learn from unlabelled events too.
     fn learns_unlabelled(&self) -> bool {
         false

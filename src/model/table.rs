@@ -9,6 +9,8 @@ use super::kernels::{all_finite, poison};
 use crate::error::{Fault, Result};
 use crate::faults;
 use crate::state::State;
+use crate::wide::turn;
+use std::array::from_fn;
 
 /// Parameters, one column a kind. A column that isn't in use is empty.
 ///
@@ -100,14 +102,14 @@ impl Table {
         if self.swaps {
             // Four at a time, as the next sum over these weights loads them: a load waits where it spans several
             // stores.
-            let ((x, x_tail), (w, w_tail)) = (x.dense.as_chunks::<4>(), self.w.as_chunks::<4>());
-            let (next, next_tail) = self.spare[0].as_chunks_mut::<4>();
+            let n = x.dense.len();
+            let ((x, x_tail), (w, w_tail)) = (x.dense.as_chunks::<4>(), self.w[..n].as_chunks::<4>());
+            let (next, next_tail) = self.spare[0][..n].as_chunks_mut::<4>();
             let mut poisons = [0; 4];
             for ((x, w), next) in x.iter().zip(w).zip(next) {
-                for i in 0..4 {
-                    next[i] = f(x[i], w[i]);
-                    poisons[i] |= poison(next[i]);
-                }
+                *next = from_fn(|i| f(x[i], w[i]));
+                poisons = from_fn(|i| poisons[i] | poison(next[i]));
+                turn();
             }
             for ((x, w), next) in x_tail.iter().zip(w_tail).zip(next_tail) {
                 *next = f(*x, *w);
@@ -135,11 +137,24 @@ impl Table {
         let mut bits = 0;
         if self.swaps {
             let [next_w, next_a, _] = &mut self.spare;
-            let old = x.dense.iter().zip(&self.w).zip(&self.a);
-            for (((x, w), a), (next_w, next_a)) in old.zip(next_w.iter_mut().zip(next_a)) {
+            let n = x.dense.len();
+            let ((x, x_tail), (w, w_tail)) = (x.dense.as_chunks::<4>(), self.w[..n].as_chunks::<4>());
+            let (a, a_tail) = self.a[..n].as_chunks::<4>();
+            let (next_w, next_w_tail) = next_w[..n].as_chunks_mut::<4>();
+            let (next_a, next_a_tail) = next_a[..n].as_chunks_mut::<4>();
+            let mut poisons = [0; 4];
+            for (((x, w), a), (next_w, next_a)) in x.iter().zip(w).zip(a).zip(next_w.iter_mut().zip(next_a)) {
+                let next: [(f64, f64); 4] = from_fn(|i| f(x[i], w[i], a[i]));
+                (*next_w, *next_a) = (next.map(|(w, _)| w), next.map(|(_, a)| a));
+                poisons = from_fn(|i| poisons[i] | poison(next_w[i]) | poison(next_a[i]));
+                turn();
+            }
+            let old = x_tail.iter().zip(w_tail).zip(a_tail);
+            for (((x, w), a), (next_w, next_a)) in old.zip(next_w_tail.iter_mut().zip(next_a_tail)) {
                 (*next_w, *next_a) = f(*x, *w, *a);
                 bits |= poison(*next_w) | poison(*next_a);
             }
+            bits = poisons.iter().fold(bits, |bits, more| bits | more);
             self.swap(2);
             return bits;
         }

@@ -1,13 +1,18 @@
 //! What stands in for missing values before the first step.
 
 use super::PipelineSpec;
-use crate::batch::{Reject, Stage, TokenKind};
+use crate::batch::{Batch, Reject, Stage, Token, TokenKind};
 use crate::error::{Fault, Result};
 use crate::preprocess::Row;
 use crate::schema::{Missing, Role, Schema, Slot};
 use crate::state::{COUNT_MAX, State};
+use crate::wide::turn;
 use serde_json::Value;
 use std::hint::select_unpredictable;
+use std::ops::Range;
+
+/// Most rows of a batch that wait to be added up.
+const WAITING_MAX: usize = 64;
 
 /// What stands in for a missing number, by the fields' policies, before the first step.
 ///
@@ -19,7 +24,12 @@ pub(super) struct Fill {
     reject_tokens: Vec<(usize, u16)>,
     sums: Vec<f64>,
     counts: Vec<f64>,
-    imputes: bool,
+    /// Some number's policy is to take the mean.
+    pub imputes: bool,
+    /// Rows of the batch at hand that were learned, and wait to be added up together.
+    waiting: Range<usize>,
+    /// Room for the next sums.
+    next: Vec<f64>,
     /// Some number's policy is to turn the row away.
     rejects: bool,
 }
@@ -33,6 +43,8 @@ impl Fill {
             sums: vec![0.0; schema.feature_numbers],
             counts: vec![0.0; schema.feature_numbers],
             imputes: false,
+            waiting: 0..0,
+            next: vec![0.0; schema.feature_numbers],
             rejects: false,
         };
         for (index, field) in schema.fields.iter().enumerate().filter(|(_, f)| f.role == Role::Feature) {
@@ -51,16 +63,21 @@ impl Fill {
         fill
     }
 
-    pub fn check(&self, row: &Row) -> Result<(), Reject> {
+    /// True where [`Fill::check`] may fault.
+    pub fn rejects(&self) -> bool {
+        self.rejects || !self.reject_tokens.is_empty()
+    }
+
+    pub fn check(&self, numbers: &[f64], tokens: &[Token]) -> Result<(), Reject> {
         let reason = "the field is missing, and its policy is \"reject\"";
         let reject = |field| Reject { stage: Stage::Missing, reason, field: Some(field), byte: 0 };
         for &(slot, field) in &self.reject_tokens {
-            if row.tokens[slot].kind == TokenKind::Missing {
+            if tokens[slot].kind == TokenKind::Missing {
                 return Err(reject(field));
             }
         }
-        if self.rejects && has_nan(&row.dense) {
-            for (slot, x) in row.dense.iter().enumerate() {
+        if self.rejects && has_nan(numbers) {
+            for (slot, x) in numbers.iter().enumerate() {
                 if x.is_nan() && self.policy[slot] == Missing::Reject {
                     return Err(reject(self.fields[slot]));
                 }
@@ -69,7 +86,7 @@ impl Fill {
         Ok(())
     }
 
-    /// Fills the gaps of a row that has any (see [`has_nan`]).
+    /// Fills the gaps of a row that has any (see [`copy_numbers`]). No row waits.
     pub fn transform(&self, row: &mut Row) {
         for (slot, x) in row.dense.iter_mut().enumerate().filter(|(_, x)| x.is_nan()) {
             match self.policy[slot] {
@@ -83,6 +100,37 @@ impl Fill {
     pub fn learn(&mut self, row: &Row) {
         if self.imputes {
             add_up(&row.dense, &mut self.sums, &mut self.counts);
+        }
+    }
+
+    /// Learns a row without gaps of the batch at hand, at the latest when [`Fill::catch_up`] is called: no row that
+    /// comes before a gap needs the sums, and rows are added up together for less.
+    #[inline]
+    pub fn learn_later(&mut self, batch: &Batch, row: usize) {
+        if !self.imputes {
+            return;
+        }
+        if self.waiting.end != row || self.waiting.len() == WAITING_MAX {
+            self.catch_up(batch);
+            self.waiting = row..row;
+        }
+        self.waiting.end = row + 1;
+    }
+
+    /// Adds up the rows that wait. Before a gap is filled, and at a batch's end.
+    pub fn catch_up(&mut self, batch: &Batch) {
+        let rows = std::mem::take(&mut self.waiting);
+        if rows.is_empty() {
+            return;
+        }
+        let (stride, width) = (batch.number_stride, self.sums.len());
+        let numbers = &batch.numbers[rows.start * stride..rows.end * stride];
+        if add_rows(numbers, stride, &self.sums, &mut self.next) {
+            std::mem::swap(&mut self.sums, &mut self.next);
+            self.counts.iter_mut().for_each(|n| *n += rows.len() as f64);
+        } else {
+            // Some sum would overflow: a number at a time, without those that do it.
+            numbers.chunks_exact(stride).for_each(|row| add_up(&row[..width], &mut self.sums, &mut self.counts));
         }
     }
 
@@ -116,6 +164,7 @@ crate::wide! {
         let (count, count_tail) = counts.as_chunks_mut::<4>();
         for ((x, sum), count) in x.iter().zip(sum).zip(count) {
             (0..4).for_each(|i| add(x[i], &mut sum[i], &mut count[i]));
+            turn();
         }
         for ((x, sum), count) in x_tail.iter().zip(sum_tail).zip(count_tail) {
             add(*x, sum, count);
@@ -124,8 +173,72 @@ crate::wide! {
 }
 
 crate::wide! {
+    /// The sums with all rows' numbers added, a row after the other. True where every one is finite: then all on
+    /// the way were, since nothing finite brings an infinite sum back.
+    fn add_rows(numbers: &[f64], stride: usize, sums: &[f64], next: &mut [f64]) -> bool {
+        let (sums, sums_tail) = sums.as_chunks::<16>();
+        let (next, next_tail) = next.as_chunks_mut::<16>();
+        let (mut at, mut finite) = (0, true);
+        for (sums, next) in sums.iter().zip(next) {
+            finite &= add_columns(numbers, stride, at, sums, next);
+            at += 16;
+        }
+        let ((sums, sums_tail), (next, next_tail)) = (sums_tail.as_chunks::<4>(), next_tail.as_chunks_mut::<4>());
+        for (sums, next) in sums.iter().zip(next) {
+            finite &= add_columns(numbers, stride, at, sums, next);
+            at += 4;
+        }
+        for (sum, next) in sums_tail.iter().zip(next_tail) {
+            finite &= add_columns(numbers, stride, at, &[*sum], std::array::from_mut(next));
+            at += 1;
+        }
+        finite
+    }
+}
+
+/// The same for the `N` columns from `at` on.
+#[inline(always)]
+fn add_columns<const N: usize>(
+    numbers: &[f64],
+    stride: usize,
+    at: usize,
+    sums: &[f64; N],
+    next: &mut [f64; N],
+) -> bool {
+    let mut lanes = *sums;
+    for row in numbers.chunks_exact(stride) {
+        let Some(x) = row[at..].first_chunk::<N>() else { return false };
+        for i in 0..N {
+            lanes[i] += x[i];
+        }
+    }
+    *next = lanes;
+    lanes.iter().fold(true, |finite, sum| finite & sum.is_finite())
+}
+
+crate::wide! {
+    /// Copies numbers, as many as `to` holds. True where one is missing.
+    pub fn copy_numbers(from: &[f64], to: &mut [f64]) -> bool {
+        let n = to.len();
+        let ((from, from_tail), (to, to_tail)) = (from[..n].as_chunks::<4>(), to.as_chunks_mut::<4>());
+        let mut missing = [false; 4];
+        for (from, to) in from.iter().zip(to) {
+            *to = *from;
+            missing = std::array::from_fn(|i| missing[i] | from[i].is_nan());
+            turn();
+        }
+        let mut any = missing.iter().fold(false, |any, missing| any | missing);
+        for (from, to) in from_tail.iter().zip(to_tail) {
+            *to = *from;
+            any |= from.is_nan();
+        }
+        any
+    }
+}
+
+crate::wide! {
     /// True where a number is missing.
-    pub fn has_nan(numbers: &[f64]) -> bool {
+    fn has_nan(numbers: &[f64]) -> bool {
         numbers.iter().fold(false, |any, x| any | x.is_nan())
     }
 }
@@ -137,4 +250,50 @@ fn has_impute_step(spec: &PipelineSpec, field: &str) -> bool {
             None => true,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{RowOrigin, Span};
+    use crate::wide::narrowly;
+
+    /// Rows that wait are added up together; sums and counts are those of one row at a time, also where a sum would
+    /// overflow, and whatever was skipped.
+    #[test]
+    fn rows_added_up_together_are_rows_added_up_one_by_one() {
+        for width in [1, 3, 4, 7, 16, 23, 41] {
+            let mut text =
+                "name = \"t\"\nmodel.kind = \"perceptron\"\n[schema]\nlabel = \"y\"\n[schema.fields]\n".to_string();
+            (0..width).for_each(|i| text += &format!("x{i} = \"float\"\n"));
+            let spec = PipelineSpec::parse(&(text + "y = \"bool\"\n")).expect("spec");
+            let schema = Schema::from_spec(&spec.schema).expect("schema");
+            for extreme in [false, true] {
+                let mut batch = Batch::new(schema.number_stride, schema.token_stride);
+                let origin = RowOrigin { raw: Span::new(0, 0), record: 0, input: 0, offset: 0, row: None, sequence: 0 };
+                for row in 0..500_usize {
+                    batch.push_row(origin);
+                    for (i, x) in batch.numbers[row * schema.number_stride..].iter_mut().enumerate() {
+                        let huge = extreme && (row + i) % 89 == 0;
+                        *x = if huge { f64::MAX } else { ((row * 31 + i * 17) % 101) as f64 / 7.0 - 6.0 };
+                    }
+                }
+                let mut fills = [0; 3].map(|_| Fill::new(&spec, &schema));
+                for row in (0..500).filter(|row| row % 150 != 3) {
+                    let dense = batch.row_numbers(row)[..width].to_vec();
+                    fills[0].learn(&Row { dense, ..Row::default() });
+                    fills[1].learn_later(&batch, row);
+                    narrowly(|| fills[2].learn_later(&batch, row));
+                }
+                fills[1].catch_up(&batch);
+                narrowly(|| fills[2].catch_up(&batch));
+                let [one, together, narrow] = fills.map(|fill| {
+                    assert!(fill.waiting.is_empty());
+                    fill.sums.iter().chain(&fill.counts).map(|x| x.to_bits()).collect::<Vec<_>>()
+                });
+                assert_eq!(one, together, "{width} {extreme}");
+                assert_eq!(one, narrow, "{width} {extreme}");
+            }
+        }
+    }
 }

@@ -109,6 +109,9 @@ impl Clip {
 }
 
 impl Step for Clip {
+    fn learns(&self) -> bool {
+        !matches!(self.limits, Limits::Constant)
+    }
     fn transform(&self, row: &mut Row, _text: &[u8]) {
         // Comparisons that NaN fails: it stays NaN.
         let clip = |x: f64, lower: f64, upper: f64| {

@@ -3,6 +3,7 @@
 use super::Row;
 use crate::error::{Fault, Result};
 use crate::state::State;
+use crate::wide::turn;
 use std::ops::Range;
 
 /// Dense columns in ascending order. Where they are neighbours, the loops run over one slice.
@@ -62,6 +63,7 @@ impl Columns {
     }
 
     /// The columns as one slice, where they are neighbours.
+    #[inline]
     pub fn neighbours<'a>(&self, dense: &'a mut [f64]) -> Option<&'a mut [f64]> {
         self.slice.clone().map(|slice| &mut dense[slice])
     }
@@ -99,9 +101,8 @@ crate::wide! {
         let ((x, x_tail), (shift, shift_tail)) = (dense.as_chunks_mut::<4>(), shift.as_chunks::<4>());
         let (divisor, divisor_tail) = divisor.as_chunks::<4>();
         for ((x, shift), divisor) in x.iter_mut().zip(shift).zip(divisor) {
-            for i in 0..4 {
-                x[i] = shift_divide(x[i], shift[i], divisor[i]);
-            }
+            *x = std::array::from_fn(|i| shift_divide(x[i], shift[i], divisor[i]));
+            turn();
         }
         for ((x, shift), divisor) in x_tail.iter_mut().zip(shift_tail).zip(divisor_tail) {
             *x = shift_divide(*x, *shift, *divisor);

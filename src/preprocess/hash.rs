@@ -15,7 +15,7 @@
 use super::columns::Keep;
 use super::spec::{Chosen, Spec, set_slots};
 use super::{Built, Layout, Row, Step, TokenColumn};
-use crate::batch::{Token, TokenKind};
+use crate::batch::{Span, Token, TokenKind};
 use crate::error::Fault;
 use serde_json::{Map, Value};
 use std::cell::Cell;
@@ -38,10 +38,17 @@ impl Hasher {
 
     /// Adds a feature to the row.
     pub fn push(&self, row: &mut Row, bytes: &[u8], value: f64) {
+        let (slot, value) = self.feature(bytes, value);
+        row.indices.push(slot);
+        row.values.push(value);
+    }
+
+    /// A feature's slot, and its value with the sign.
+    #[inline]
+    fn feature(&self, bytes: &[u8], value: f64) -> (u32, f64) {
         let hash = xxh3_64_with_seed(bytes, self.seed);
-        let negative = self.signed && hash >> 63 == 1;
-        row.indices.push(hash as u32 & ((1 << self.bits) - 1));
-        row.values.push(if negative { -value } else { value });
+        let sign = if self.signed { hash & (1 << 63) } else { 0 };
+        (hash as u32 & ((1 << self.bits) - 1), f64::from_bits(value.to_bits() ^ sign))
     }
 }
 
@@ -49,6 +56,21 @@ struct Field {
     index: usize,
     /// The field's name and a zero byte.
     prefix: Vec<u8>,
+    /// Its first bytes, and zeros.
+    short: u128,
+}
+
+/// Bytes that are put together in a register, not in the buffer.
+const SHORT: usize = 16;
+
+impl Field {
+    /// Name and value, which are fewer than [`SHORT`] bytes, at the front of as many as a register holds. `None` where the arena ends too soon behind the value, so that it can't be read whole.
+    #[inline]
+    fn short_feature(&self, value: Span, text: &[u8]) -> Option<[u8; SHORT]> {
+        let bytes = text.get(value.start as usize..)?.first_chunk()?;
+        let value = u128::from_le_bytes(*bytes) & ((1 << (8 * value.len())) - 1);
+        Some((self.short | value << (8 * self.prefix.len())).to_le_bytes())
+    }
 }
 
 struct Hash {
@@ -106,7 +128,10 @@ pub(super) fn build(spec: &Map<String, Value>, layout: &Layout) -> Built {
 fn field(index: usize, name: &str) -> Field {
     let mut prefix = name.as_bytes().to_vec();
     prefix.push(0);
-    Field { index, prefix }
+    let mut short = [0; SHORT];
+    let front = prefix.len().min(SHORT);
+    short[..front].copy_from_slice(&prefix[..front]);
+    Field { index, short: u128::from_le_bytes(short), prefix }
 }
 
 impl Hash {
@@ -143,6 +168,9 @@ fn append_word(buffer: &mut Vec<u8>, word: &str, lowercase: bool) {
 }
 
 impl Step for Hash {
+    fn learns(&self) -> bool {
+        false
+    }
     fn transform(&self, row: &mut Row, text: &[u8]) {
         let mut buffer = self.buffer.take();
         for field in &self.numbers {
@@ -151,14 +179,24 @@ impl Step for Hash {
                 self.hasher.push(row, &field.prefix, value);
             }
         }
-        for field in &self.categories {
+        let first = row.indices.len();
+        row.indices.resize(first + self.categories.len(), 0);
+        row.values.resize(first + self.categories.len(), 0.0);
+        let out = row.indices[first..].iter_mut().zip(&mut row.values[first..]);
+        for (field, (slot, value)) in self.categories.iter().zip(out) {
             let token = row.tokens[field.index];
-            buffer.clear();
-            buffer.extend_from_slice(&field.prefix);
-            if token.kind != TokenKind::Missing {
-                buffer.extend_from_slice(token.span.of(text));
-            }
-            self.hasher.push(row, &buffer, 1.0);
+            // A missing one has no bytes.
+            let span = if token.kind == TokenKind::Missing { Span::default() } else { token.span };
+            let len = field.prefix.len() + span.len();
+            (*slot, *value) = match if len < SHORT { field.short_feature(span, text) } else { None } {
+                Some(bytes) => self.hasher.feature(&bytes[..len], 1.0),
+                _ => {
+                    buffer.clear();
+                    buffer.extend_from_slice(&field.prefix);
+                    buffer.extend_from_slice(span.of(text));
+                    self.hasher.feature(&buffer, 1.0)
+                }
+            };
         }
         for field in &self.texts {
             let token = row.tokens[field.index];
@@ -178,7 +216,6 @@ impl Step for Hash {
 mod tests {
     use super::super::{DenseKind, build};
     use super::*;
-    use crate::batch::Span;
 
     #[test]
     fn slots_and_signs_are_those_of_the_formula() {

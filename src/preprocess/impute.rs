@@ -47,6 +47,9 @@ pub(super) fn build(spec: &Map<String, Value>, layout: &Layout) -> Built {
 }
 
 impl Step for Impute {
+    fn learns(&self) -> bool {
+        self.strategy != Strategy::Constant
+    }
     fn transform(&self, row: &mut Row, _text: &[u8]) {
         self.columns.map(&mut row.dense, &self.fill, &self.fill, |x, fill, _| if x.is_nan() { fill } else { x });
     }

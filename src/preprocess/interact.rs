@@ -94,6 +94,9 @@ fn append(buffer: &mut Vec<u8>, token: Token, text: &[u8]) {
 }
 
 impl Step for Interact {
+    fn learns(&self) -> bool {
+        false
+    }
     fn transform(&self, row: &mut Row, text: &[u8]) {
         for (i, j) in &self.products {
             row.dense.push(tame(row.dense[*i] * row.dense[*j]));

@@ -119,6 +119,37 @@ pub struct Row {
     pub values: Vec<f64>,
 }
 
+impl Row {
+    /// Makes `to` equal.
+    #[inline]
+    pub fn copy_to(&self, to: &mut Row) {
+        refill(&mut to.dense, &self.dense);
+        refill(&mut to.tokens, &self.tokens);
+        refill(&mut to.indices, &self.indices);
+        refill(&mut to.values, &self.values);
+    }
+
+    /// As many dense numbers, whatever they are, and nothing else.
+    #[inline]
+    fn set_width(&mut self, width: usize) {
+        if self.dense.len() != width {
+            self.dense.resize(width, 0.0);
+        }
+        self.tokens.clear();
+        self.indices.clear();
+        self.values.clear();
+    }
+}
+
+/// Makes one equal to the other. Most rows have nothing in some of theirs.
+#[inline]
+pub(crate) fn refill<T: Copy>(to: &mut Vec<T>, from: &[T]) {
+    to.clear();
+    if !from.is_empty() {
+        to.extend_from_slice(from);
+    }
+}
+
 /// Type of a dense column, as far as steps ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DenseKind {
@@ -171,10 +202,23 @@ pub trait Step: Send {
         let _ = (row, text, weight);
     }
 
-    /// `learn`, then `transform`; for steps that do both at once for less.
-    fn learn_transform(&mut self, row: &mut Row, text: &[u8], weight: f64) {
-        self.learn(row, text, weight);
-        self.transform(row, text);
+    /// False where `learn` never changes anything, so that a row that was learned is transformed as one that wasn't.
+    fn learns(&self) -> bool {
+        true
+    }
+
+    /// An event's whole visit: `before`, which the model will score, is transformed by the state as it stands;
+    /// then `after`, which it will learn, is learned and transformed. For steps that do it all at once for less.
+    fn visit(&mut self, before: &mut Row, after: &mut Row, text: &[u8], weight: f64) {
+        self.transform(before, text);
+        self.learn(after, text, weight);
+        self.transform(after, text);
+    }
+
+    /// [`Step::visit`] of the first step that learns: `before` is still both, and `after` nothing yet.
+    fn part(&mut self, before: &mut Row, after: &mut Row, text: &[u8], weight: f64) {
+        before.copy_to(after);
+        self.visit(before, after, text, weight);
     }
 
     /// Stores everything that a later transform depends on under `prefix` (`{prefix}mean`, …).

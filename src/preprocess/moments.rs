@@ -19,32 +19,39 @@ pub(super) struct Moments {
     pub mean: Vec<f64>,
     /// Their variances (divided by the count).
     pub variance: Vec<f64>,
+    /// True while all columns have seen as many values, as they have where there are no gaps.
+    even: bool,
 }
 
 impl Moments {
     /// Nothing seen yet.
     pub fn new(columns: usize) -> Moments {
-        Moments { count: vec![0.0; columns], mean: vec![0.0; columns], variance: vec![0.0; columns] }
+        Moments { count: vec![0.0; columns], mean: vec![0.0; columns], variance: vec![0.0; columns], even: true }
     }
 
     /// Takes a row's numbers in. Missing ones, and those beyond [`LEARNED_ABS_MAX`], are skipped.
     pub fn learn(&mut self, columns: &Columns, dense: &[f64]) {
         let share = self.share();
-        let Moments { count, mean, variance } = self;
+        let Moments { count, mean, variance, .. } = self;
         if let Some(share) = share {
             columns.update(dense, [count, mean, variance], |x, n, mean, var| update(x, share, n, mean, var));
         } else {
             let own = |x: f64, n: &mut f64, mean: &mut f64, var: &mut f64| update(x, 1.0 / (*n + 1.0), n, mean, var);
             columns.update(dense, [count, mean, variance], own);
         }
+        self.compare_counts();
+    }
+
+    fn compare_counts(&mut self) {
+        let first = self.count.first().copied().unwrap_or(0.0);
+        self.even = self.count.iter().fold(true, |even, n| even & (*n == first));
     }
 
     /// What the next value weighs, where that is one number for all columns: without gaps all counts are
     /// equal, and one division serves them all. The same bits, sooner.
+    #[inline]
     pub fn share(&self) -> Option<f64> {
-        let first = self.count.first().copied().unwrap_or(0.0);
-        let equal = self.count.iter().fold(true, |equal, n| equal & (*n == first));
-        equal.then(|| 1.0 / (first + 1.0))
+        self.even.then(|| 1.0 / (self.count.first().copied().unwrap_or(0.0) + 1.0))
     }
 
     /// Stores `{prefix}count`, `{prefix}mean` and `{prefix}variance`.
@@ -61,6 +68,7 @@ impl Moments {
     /// values up to [`LEARNED_ABS_MAX`] has.
     pub fn load(&mut self, state: &State, prefix: &str) -> Result<()> {
         read_counts(state, &format!("{prefix}count"), &mut self.count)?;
+        self.compare_counts();
         let means = -LEARNED_ABS_MAX..=LEARNED_ABS_MAX;
         // Twice the square of the largest difference leaves room for rounding.
         let variances = 0.0..=8.0 * LEARNED_ABS_MAX * LEARNED_ABS_MAX;
@@ -78,14 +86,27 @@ impl Moments {
     }
 }
 
+/// The top bit is set where a value is missing or beyond [`LEARNED_ABS_MAX`]. Or together as many as you like.
+#[inline(always)]
+pub(super) fn misfit(x: f64) -> u64 {
+    LEARNED_ABS_MAX.to_bits().wrapping_sub(x.abs().to_bits())
+}
+
+/// Mean and variance with one more value, which fits and weighs `share` = 1 / (count + 1).
+#[inline(always)]
+pub(super) fn with(x: f64, share: f64, mean: f64, variance: f64) -> (f64, f64) {
+    let from_old = x - mean;
+    let new_mean = mean + from_old * share;
+    // (n − 1) / n of a variance and a square, so never negative but for rounding.
+    let new_variance = variance + (from_old * (x - new_mean) - variance) * share;
+    (new_mean, if new_variance > 0.0 { new_variance } else { 0.0 })
+}
+
 /// One value, which weighs `share` = 1 / (count + 1). All is computed first and then kept or not, without a branch, so that the loop over
 /// columns can run several at once.
 #[inline(always)]
 pub(super) fn update(x: f64, share: f64, count: &mut f64, mean: &mut f64, variance: &mut f64) {
-    let from_old = x - *mean;
-    let new_mean = *mean + from_old * share;
-    // (n − 1) / n of a variance and a square, so never negative but for rounding.
-    let new_variance = (*variance + (from_old * (x - new_mean) - *variance) * share).max(0.0);
+    let (new_mean, new_variance) = with(x, share, *mean, *variance);
     let fits = x.abs() <= LEARNED_ABS_MAX;
     *count = select_unpredictable(fits, *count + 1.0, *count);
     *mean = select_unpredictable(fits, new_mean, *mean);

@@ -54,6 +54,9 @@ pub(super) fn build(spec: &Map<String, Value>, layout: &Layout) -> Built {
 }
 
 impl Step for Polynomial {
+    fn learns(&self) -> bool {
+        false
+    }
     fn transform(&self, row: &mut Row, _text: &[u8]) {
         row.dense.reserve(self.factors.len());
         for (a, b) in &self.factors {

@@ -45,6 +45,9 @@ fn finish(step: Select, layout: &Layout) -> (Box<dyn Step>, Layout) {
 }
 
 impl Step for Select {
+    fn learns(&self) -> bool {
+        false
+    }
     fn transform(&self, row: &mut Row, _text: &[u8]) {
         self.dense.apply(&mut row.dense);
         self.tokens.apply(&mut row.tokens);

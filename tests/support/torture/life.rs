@@ -119,7 +119,11 @@ impl Lives<'_> {
             std::thread::sleep(LOOK);
         };
         let said = daemon.said();
-        assert_eq!(ended.signal(), Some(libc::SIGKILL), "life {number} ({}) ended by {ended}: {said}", life.at);
+        // Told to stop while its lane waits for brokers, a daemon ends without coming by the steps of a drain.
+        let left = drains && told && self.plan.calm.is_some() && ended.success();
+        missed |= left;
+        let is_killed = ended.signal() == Some(libc::SIGKILL);
+        assert!(is_killed || left, "life {number} ({}) ended by {ended}: {said}", life.at);
         check_log(&said, self.report.damaged > 0, self.plan.calm.is_some());
         let recovering = match life.at {
             At::Step(step, _) if !missed => is_recovery(step),

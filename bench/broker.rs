@@ -1,6 +1,8 @@
 //! The Kafka broker of the workloads that need one: the one that `MILLSTREAM_BENCH_BROKERS` names, or one of
 //! this process's own, started by `scripts/kafka-broker` in a folder that is removed with it.
 
+use crate::report::Report;
+use millstream::kafka::consumer::Consumer as BatchReader;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -16,6 +18,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Partitions of every topic.
 pub const PARTITIONS: i32 = 8;
+/// The library's second of pause after each full queue makes minutes of reading two million messages.
+const FETCH_BACKOFF_MS: &str = "5";
 
 /// A broker that answers.
 pub struct Broker {
@@ -45,6 +49,18 @@ impl Broker {
         let mut broker = Broker { address: format!("127.0.0.1:{port}"), own: Some((child, dir)) };
         broker.wait()?;
         Ok(broker)
+    }
+
+    /// As [`Broker::find`]; the report says why there is none.
+    pub fn find_or_say(report: &mut Report) -> Option<Broker> {
+        report.doing("starting a broker");
+        match Broker::find() {
+            Ok(broker) => Some(broker),
+            Err(reason) => {
+                report.note(&format!("not measured: {reason}"));
+                None
+            }
+        }
     }
 
     /// A broker that somebody else runs.
@@ -126,18 +142,37 @@ impl Broker {
         producer.flush(PATIENCE).map_err(|e| format!("{topic}: {e}"))
     }
 
+    /// A reader of all of a topic, from its beginning, with these properties more.
+    pub fn reader(&self, topic: &str, more: &[(&str, &str)]) -> Result<BaseConsumer, String> {
+        let mut config = self.client();
+        config.set("group.id", "bench-reader").set("enable.auto.commit", "false");
+        config.set("fetch.queue.backoff.ms", FETCH_BACKOFF_MS);
+        for &(key, value) in more {
+            config.set(key, value);
+        }
+        let consumer: BaseConsumer = config.create().map_err(|e| e.to_string())?;
+        consumer.assign(&whole(topic)?).map_err(|e| e.to_string())?;
+        Ok(consumer)
+    }
+
+    /// A reader of batches as large as the library makes them, with these properties more; it reads nothing yet.
+    pub fn batch_reader(&self, group: &str, more: &[(&str, &str)]) -> Result<BatchReader, String> {
+        let properties = [
+            ("bootstrap.servers", self.address.as_str()),
+            ("group.id", group),
+            ("enable.auto.commit", "false"),
+            ("queued.max.messages.kbytes", "65536"),
+            ("fetch.message.max.bytes", "4194304"),
+            ("fetch.queue.backoff.ms", FETCH_BACKOFF_MS),
+            ("log_level", "0"),
+        ];
+        let all = properties.iter().chain(more).map(|&(key, value)| (key.to_string(), value.to_string()));
+        BatchReader::new(&all.collect::<Vec<_>>()).map_err(|f| f.message)
+    }
+
     /// Shows every value of a topic that a reader of committed messages sees.
     pub fn read(&self, topic: &str, mut see: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
-        let mut config = self.client();
-        config.set("group.id", "bench-reader").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
-        // The library's second of pause after each full queue makes minutes of reading two million predictions.
-        config.set("fetch.queue.backoff.ms", "5");
-        let consumer: BaseConsumer = config.create().map_err(|e| e.to_string())?;
-        let mut list = TopicPartitionList::new();
-        for partition in 0..PARTITIONS {
-            list.add_partition_offset(topic, partition, Offset::Beginning).map_err(|e| e.to_string())?;
-        }
-        consumer.assign(&list).map_err(|e| e.to_string())?;
+        let consumer = self.reader(topic, &[("enable.partition.eof", "true")])?;
         let (mut ended, mut last) = (0, Instant::now());
         while ended < PARTITIONS {
             match consumer.poll(Duration::from_millis(200)) {
@@ -152,6 +187,15 @@ impl Broker {
         }
         Ok(())
     }
+}
+
+/// Every partition of a topic, from its beginning.
+pub fn whole(topic: &str) -> Result<TopicPartitionList, String> {
+    let mut list = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        list.add_partition_offset(topic, partition, Offset::Beginning).map_err(|e| e.to_string())?;
+    }
+    Ok(list)
 }
 
 impl Drop for Broker {

@@ -62,14 +62,7 @@ struct Inputs {
 
 /// Checks the predictions of every way, then times.
 pub fn run(run: &Run, report: &mut Report) -> Outcome {
-    report.doing("starting a broker");
-    let broker = match Broker::find() {
-        Ok(broker) => broker,
-        Err(reason) => {
-            report.note(&format!("not measured: {reason}"));
-            return Ok(());
-        }
-    };
+    let Some(broker) = Broker::find_or_say(report) else { return Ok(()) };
     let inputs = fill(&broker, run, report)?;
     let pairs = run.size(1, 5);
     if !run.smoke {

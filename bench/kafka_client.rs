@@ -2,15 +2,13 @@
 //! are written to eight partitions, read, and read, answered and committed every 100 ms in transactions; messages a
 //! second and CPU a message, beside librdkafka with batches as large as it makes them.
 
-use crate::broker::{Broker, PARTITIONS};
+use crate::broker::{Broker, PARTITIONS, whole};
 use crate::kafka_loop::Loop;
 use crate::machine::own_cpu_ns;
 use crate::report::{Beside, Figure, Outcome, Report, Run};
 use crate::stats::Samples;
-use millstream::kafka::consumer::Consumer as Reader;
 use millstream::kafka::direct::build::Entry;
 use millstream::kafka::direct::{FetchSettings, Fetcher, Membership, ProduceSettings, Producer, Settings};
-use rdkafka::{Offset, TopicPartitionList};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Bytes of a message, the first eight its number.
@@ -61,14 +59,7 @@ impl Measured {
 
 /// Checks what is read while it times.
 pub fn run(run: &Run, report: &mut Report) -> Outcome {
-    report.doing("starting a broker");
-    let broker = match Broker::find() {
-        Ok(broker) => broker,
-        Err(reason) => {
-            report.note(&format!("not measured: {reason}"));
-            return Ok(());
-        }
-    };
+    let Some(broker) = Broker::find_or_say(report) else { return Ok(()) };
     let messages = run.size(100_000, 2_000_000);
     let (mut write, mut read, mut answer) = (Measured::default(), Measured::default(), Measured::default());
     let mut commits = Samples::default();
@@ -202,23 +193,8 @@ fn read_direct(broker: &Broker, from: &str, messages: u64, to: Option<&str>) -> 
 
 /// The same by librdkafka, in batches.
 fn read_by_library(broker: &Broker, from: &str, messages: u64) -> Result<(), String> {
-    let properties: Vec<(String, String)> = [
-        ("bootstrap.servers", broker.address.as_str()),
-        ("group.id", "bench-client"),
-        ("enable.auto.commit", "false"),
-        ("queued.max.messages.kbytes", "65536"),
-        ("fetch.message.max.bytes", "4194304"),
-        ("fetch.queue.backoff.ms", "5"),
-        ("log_level", "0"),
-    ]
-    .map(|(key, value)| (key.to_string(), value.to_string()))
-    .into();
-    let reader = Reader::new(&properties).map_err(|f| f.message)?;
-    let mut list = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        list.add_partition_offset(from, partition, Offset::Beginning).map_err(|e| e.to_string())?;
-    }
-    reader.assign(&list).map_err(|f| f.message)?;
+    let reader = broker.batch_reader("bench-client", &[])?;
+    reader.assign(&whole(from)?).map_err(|f| f.message)?;
     let (mut queue, mut seen, mut sum, mut last) = (reader.queue(), 0, 0_u64, Instant::now());
     while seen < messages {
         if let Some(message) = queue.peek(Duration::from_millis(100))

@@ -17,8 +17,8 @@ use crate::report::{Beside, Distributions, Figure, Outcome, Report, Run};
 use hdrhistogram::Histogram;
 use millstream::kafka::direct::build::Entry;
 use millstream::kafka::direct::{ProduceSettings, Producer, Settings};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::Message;
+use rdkafka::consumer::BaseConsumer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -71,14 +71,7 @@ struct Stand<'a> {
 
 /// Checks that every event comes back once, while it times.
 pub fn run(run: &Run, report: &mut Report) -> Outcome {
-    report.doing("starting a broker");
-    let broker = match Broker::find() {
-        Ok(broker) => broker,
-        Err(reason) => {
-            report.note(&format!("not measured: {reason}"));
-            return Ok(());
-        }
-    };
+    let Some(broker) = Broker::find_or_say(report) else { return Ok(()) };
     let json = Rows::new(10_000).json();
     let rows: Vec<&[u8]> = json.split(|b| *b == b'\n').filter(|line| !line.is_empty()).collect();
     let stand = Stand { broker, rows, turns: Default::default() };
@@ -165,7 +158,7 @@ impl Stand<'_> {
 
     /// Sends events at their due times, and takes what comes back: each of them once.
     fn open_loop(&self, load: Load, from: &str, to: &str) -> Result<Turn, String> {
-        let reader = reader(&self.broker, to)?;
+        let reader = self.broker.reader(to, &[])?;
         // Set when the first event is due; until then the reader waits.
         let began = Arc::new(AtomicU64::new(0));
         let start = began.clone();
@@ -200,18 +193,6 @@ impl Stand<'_> {
         }
         producer.flush().map_err(failed)
     }
-}
-
-fn reader(broker: &Broker, to: &str) -> Result<BaseConsumer, String> {
-    let mut config = broker.client();
-    config.set("group.id", "bench-reader").set("enable.auto.commit", "false").set("fetch.queue.backoff.ms", "5");
-    let consumer: BaseConsumer = config.create().map_err(|e| e.to_string())?;
-    let mut list = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        list.add_partition_offset(to, partition, Offset::Beginning).map_err(|e| e.to_string())?;
-    }
-    consumer.assign(&list).map_err(|e| e.to_string())?;
-    Ok(consumer)
 }
 
 fn take(reader: &BaseConsumer, load: Load, began: &AtomicU64) -> Result<Histogram<u64>, String> {

@@ -2,9 +2,8 @@
 //! answer of fixed bytes for each message, and commits each interval, in a transaction or without one. It runs
 //! as a process of its own (`millstream-bench --kafka-loop`), so that its CPU time is counted like the daemon's.
 
-use crate::broker::{Broker, PARTITIONS};
+use crate::broker::{Broker, PARTITIONS, whole};
 use crate::machine;
-use millstream::kafka::consumer::Consumer as Reader;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -120,28 +119,11 @@ pub fn run(text: &str) -> Result<(), String> {
     });
     let broker = Broker::at(&plan.brokers);
     let group = format!("{}-loop", plan.to);
-    let properties: Vec<(String, String)> = [
-        ("bootstrap.servers", plan.brokers.as_str()),
-        ("group.id", group.as_str()),
-        ("enable.auto.commit", "false"),
-        ("isolation.level", "read_committed"),
-        ("queued.max.messages.kbytes", "65536"),
-        ("fetch.message.max.bytes", "4194304"),
-        ("fetch.wait.max.ms", "5"),
-        ("fetch.queue.backoff.ms", "5"),
-        ("log_level", "0"),
-    ]
-    .map(|(key, value)| (key.to_string(), value.to_string()))
-    .into();
-    let reader = Reader::new(&properties).map_err(|f| f.message)?;
-    let mut list = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        list.add_partition_offset(&plan.from, partition, Offset::Beginning).map_err(|e| e.to_string())?;
-    }
+    let reader = broker.batch_reader(&group, &[("isolation.level", "read_committed"), ("fetch.wait.max.ms", "5")])?;
     let producer = producer(&broker, &plan)?;
     // A group to send offsets for, as a consumer that subscribes would have.
     let member: BaseConsumer = broker.client().set("group.id", &group).create().map_err(|e| e.to_string())?;
-    reader.assign(&list).map_err(|f| f.message)?;
+    reader.assign(&whole(&plan.from)?).map_err(|f| f.message)?;
     println!("ready");
     std::io::stdout().flush().map_err(|e| e.to_string())?;
     let mut queue = reader.queue();

@@ -15,6 +15,10 @@ use super::{Event, Events, line_end, without_cr};
 use crate::batch::{Reject, Stage};
 use crate::schema::Schema;
 
+/// Longest row that is read apart, and the bytes before it there.
+const APART_BYTES_MAX: usize = 64 << 10;
+const APART_BEFORE: usize = 16;
+
 /// Why a value was not taken: where, and why; `misfit` where it is well-formed, and where it ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Flaw {
@@ -63,6 +67,8 @@ pub(super) struct Json {
     key: Vec<u8>,
     layout: Layout,
     marks: Vec<Mark>,
+    /// A row from the end of a block, with room around it.
+    apart: Vec<u8>,
 }
 
 impl Json {
@@ -73,7 +79,33 @@ impl Json {
             key: Vec::new(),
             layout: Layout::default(),
             marks: Vec::new(),
+            apart: Vec::new(),
         }
+    }
+
+    /// The bytes at hand are others from now on.
+    pub(super) fn forget_bytes(&mut self) {
+        self.layout.forget_bytes();
+    }
+
+    /// Reads the row at `at` if it is laid out as expected, in a place of its own: what reads rows at once looks beyond
+    /// their ends. Returns where its line ends.
+    #[cold]
+    #[inline(never)]
+    fn row_apart(&mut self, bytes: &[u8], at: usize, end: usize, cells: &mut Cells<'_>) -> Option<usize> {
+        let line = line_end(bytes, at, end);
+        if line - at > APART_BYTES_MAX {
+            return None;
+        }
+        self.apart.clear();
+        self.apart.resize(APART_BEFORE, b'\n');
+        self.apart.extend_from_slice(&bytes[at..line]);
+        let row_end = self.apart.len();
+        self.apart.resize(row_end + self.layout.margin(), b'\n');
+        self.layout.forget_bytes();
+        let read = self.layout.row(&self.apart, APART_BEFORE, row_end, &mut self.values, cells);
+        self.layout.forget_bytes();
+        read.filter(|read| *read == row_end).map(|_| line)
     }
 
     /// Parses one row. `learning`: note where the values stand.
@@ -164,7 +196,12 @@ impl Events for Json {
 
     #[inline(always)]
     fn event(&mut self, bytes: &[u8], at: usize, end: usize, cells: &mut Cells<'_>) -> Event {
-        if let Some(line) = self.layout.row(bytes, at, end, &mut self.values, cells) {
+        let line = if self.layout.is_near_the_end(bytes, at) {
+            self.row_apart(bytes, at, end, cells)
+        } else {
+            self.layout.row(bytes, at, end, &mut self.values, cells)
+        };
+        if let Some(line) = line {
             return Event { line_end: line, raw_end: without_cr(bytes, at, line), sequence: 0, outcome: Ok(()) };
         }
         cells.reset();

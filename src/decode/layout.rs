@@ -5,6 +5,7 @@
 //! anywhere is none of this file's business: it returns `None`, and the strict parser reads the row.
 
 use super::json::{Mark, Values};
+use super::lanes::Lanes;
 use super::number;
 use super::row::{Cells, Kind, Target};
 
@@ -34,8 +35,12 @@ pub(super) struct Layout {
     /// The bytes behind the last value.
     suffix: Vec<u8>,
     bytes: Vec<u8>,
+    /// A quicker way to the same.
+    lanes: Lanes,
     /// Rows in succession that were not as expected.
     misses: u32,
+    /// The length of the last row that was.
+    row_bytes: usize,
 }
 
 impl Layout {
@@ -50,6 +55,7 @@ impl Layout {
     pub(super) fn learn(&mut self, row: &[u8], marks: &[Mark]) {
         self.steps.clear();
         self.bytes.clear();
+        self.lanes.expect_nothing();
         if row.len() > ROW_BYTES_MAX {
             return;
         }
@@ -73,6 +79,29 @@ impl Layout {
         }
         self.suffix.clear();
         self.suffix.extend_from_slice(&row[at..]);
+        let starts = std::iter::once(0).chain(marks.iter().map(|mark| mark.end));
+        let plain = |mark: &Mark| !row[mark.start..mark.end].iter().any(|b| matches!(b, b',' | b'}'));
+        if self.suffix.first() == Some(&b'}') && marks.iter().all(plain) {
+            let values = marks.iter().zip(starts);
+            let values = values.map(|(mark, start)| (&row[start..mark.start], row[mark.start], mark.target));
+            self.lanes.expect(values, b'}');
+        }
+    }
+
+    /// True where a row at `at` may end so near to the end of the bytes that it isn't read there.
+    #[inline(always)]
+    pub(super) fn is_near_the_end(&self, bytes: &[u8], at: usize) -> bool {
+        bytes.len() - at < self.row_bytes + self.row_bytes / 4 + self.margin() && !self.steps.is_empty()
+    }
+
+    /// Bytes that must stand behind a row for it to be read.
+    pub(super) fn margin(&self) -> usize {
+        self.lanes.reach().max(number::WINDOW + WORD)
+    }
+
+    /// The bytes at hand are others from now on.
+    pub(super) fn forget_bytes(&mut self) {
+        self.lanes.forget();
     }
 
     /// Reads the row at `at` if it is laid out as expected, and returns where its line ends (the `\n`, or
@@ -92,6 +121,16 @@ impl Layout {
         if self.steps.is_empty() {
             return None;
         }
+        let steps = &self.steps;
+        let start = at;
+        if let Some(last) = self
+            .lanes
+            .row(bytes, at, cells, |step, at, cells| any_value(bytes, at, end, steps[step].target, values, cells))
+            && let Some(line) = self.line_end(bytes, last, end)
+        {
+            (self.misses, self.row_bytes) = (0, line - start);
+            return Some(line);
+        }
         for step in &self.steps {
             let head = u128::from_le_bytes(*bytes.get(at..)?.first_chunk::<WORD>()?);
             if (head ^ step.head) & step.mask != 0 {
@@ -100,25 +139,26 @@ impl Layout {
             if step.length > WORD && !self.rest_matches(bytes, at + WORD, step) {
                 return None;
             }
-            at += step.length;
-            at = match (step.target.kind, number::plain(bytes, at)) {
-                (Kind::Float, Some((value, end))) => {
-                    cells.numbers[step.target.slot as usize] = value;
-                    // The next word compared tells whether the number ends here; so does the suffix.
-                    end
-                }
-                _ => other_value(bytes, at, end, step.target, values, cells)?,
-            };
+            at = any_value(bytes, at + step.length, end, step.target, values, cells)?;
         }
-        if !bytes.get(at..)?.starts_with(&self.suffix) {
+        let line = self.line_end(bytes, at, end)?;
+        (self.misses, self.row_bytes) = (0, line - start);
+        Some(line)
+    }
+
+    /// Where the line of a row ends whose last value ends at `at`.
+    #[inline(always)]
+    fn line_end(&self, bytes: &[u8], at: usize, end: usize) -> Option<usize> {
+        // Nearly always a single brace.
+        let (first, rest) = self.suffix.split_first()?;
+        if bytes.get(at) != Some(first) || !bytes[at + 1..].starts_with(rest) {
             return None;
         }
-        at += self.suffix.len();
+        let at = at + self.suffix.len();
         let after_cr = at + usize::from(at < end && bytes[at] == b'\r');
         if at > end || (after_cr != end && bytes[after_cr] != b'\n') {
             return None;
         }
-        self.misses = 0;
         Some(after_cr)
     }
 
@@ -126,6 +166,33 @@ impl Layout {
         let rest = &self.bytes[step.rest.0 as usize..step.rest.1 as usize];
         bytes.get(at..).is_some_and(|bytes| bytes.starts_with(rest))
     }
+}
+
+/// Any value. Whether a plain number or a truth ends where it should, what is compared next tells.
+#[inline(always)]
+fn any_value(
+    bytes: &[u8],
+    at: usize,
+    end: usize,
+    target: Target,
+    values: &mut Values,
+    cells: &mut Cells<'_>,
+) -> Option<usize> {
+    if target.kind == Kind::Float
+        && let Some((value, end)) = number::plain(bytes, at)
+    {
+        cells.numbers[target.slot as usize] = value;
+        return Some(end);
+    }
+    if target.kind == Kind::Bool
+        && let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<5>())
+        && matches!(word, b"false" | [b't', b'r', b'u', b'e', _])
+    {
+        let yes = word[0] == b't';
+        cells.numbers[target.slot as usize] = f64::from(u8::from(yes));
+        return Some(at + 5 - usize::from(yes));
+    }
+    other_value(bytes, at, end, target, values, cells)
 }
 
 /// Any value, by the strict parser's rules; it must lie inside the record, and be UTF-8.

@@ -8,6 +8,7 @@ mod binary;
 mod csv;
 mod json;
 mod keys;
+mod lanes;
 mod layout;
 mod number;
 mod row;
@@ -124,6 +125,9 @@ impl Decoder {
     /// Decodes on from `cursor` until the batch (whose strides are the schema's) holds `events_max`
     /// rows or the block ends. Returns true if any row was added.
     pub fn fill(&mut self, block: &Block, cursor: &mut Cursor, batch: &mut Batch, events_max: usize) -> bool {
+        if let Reader::Json(json) = &mut self.reader {
+            json.forget_bytes();
+        }
         fill(self, block, cursor, batch, events_max)
     }
 

@@ -13,7 +13,7 @@ const POW10: [f64; 23] = [
 const EXACT_MAX: u64 = 1 << 53;
 
 /// Bytes that [`plain`] may look at, whatever the number's length.
-const WINDOW: usize = 24;
+pub(super) const WINDOW: usize = 24;
 
 fn word(window: &[u8; WINDOW], at: usize) -> u64 {
     // Three fixed windows keep the load free of bounds checks.

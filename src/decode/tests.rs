@@ -467,3 +467,78 @@ fn a_learned_layout_changes_no_value() {
         }
     }
 }
+
+mod in_lanes_and_one_by_one {
+    use super::*;
+    use crate::wide::narrowly;
+    use proptest::prelude::*;
+
+    fn value() -> impl Strategy<Value = String> {
+        prop_oneof![
+            12 => "-?[0-9]\\.[0-9]{1,6}",
+            4 => "-?(0|[1-9][0-9]{0,10})(\\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?",
+            2 => "-?[0-9]{1,17}",
+            2 => "true|false|null",
+            1 => "\"[a-z,}{\\\\\"é]{0,6}\"",
+            1 => "\"[a-z,}]{0,20}\"",
+            1 => "[0-9.eE+-]{0,9}",
+        ]
+    }
+
+    /// Rows of the same keys, long and short; now and then one that is otherwise.
+    fn rows() -> impl Strategy<Value = String> {
+        let keys = prop::sample::subsequence(
+            vec!["f", "n", "b", "t", "c", "x", "y", "i", "a_key_that_is_longer_than_sixteen_bytes"],
+            1..9,
+        );
+        let row = (prop::collection::vec(value(), 9), 0..40u8);
+        (keys.prop_shuffle(), prop::collection::vec(row, 1..40), any::<bool>()).prop_map(|(keys, rows, spaced)| {
+            let (comma, colon) = if spaced { (", ", ": ") } else { (",", ":") };
+            let mut text = String::new();
+            for (values, odd) in rows {
+                let members: Vec<String> =
+                    keys.iter().zip(&values).map(|(key, value)| format!("\"{key}\"{colon}{value}")).collect();
+                let end = match odd {
+                    0 => "}\r\n",
+                    1 => " }\n",
+                    2 => "}\n\n",
+                    3 => ",\"extra\":1}\n",
+                    4 => "\n",
+                    _ => "}\n",
+                };
+                text += &format!("{{{}{end}", members.join(comma));
+            }
+            text
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn are_the_same_rows(text in rows(), cut in 1usize..9, packed in any::<bool>()) {
+            let block = if packed {
+                let lines: Vec<&[u8]> = text.split_inclusive('\n').map(str::as_bytes).collect();
+                block(&lines.iter().flat_map(|line| [(RecordKind::Message, *line)]).collect::<Vec<_>>())
+            } else {
+                block(&[(RecordKind::Stream, text.as_bytes())])
+            };
+            let options = DecodeOptions { event_bytes_max: 100_000, ..options(Format::Json) };
+            let all = || {
+                let mut decoder = Decoder::new(&all_types(), &options).expect("decoder");
+                let (mut cursor, mut rows) = (Cursor::default(), Vec::new());
+                let mut batch = Batch::new(all_types().number_stride, all_types().token_stride);
+                while decoder.fill(&block, &mut cursor, &mut batch, cut) {
+                    for row in 0..batch.len() {
+                        // What stands in a row that was turned away is of no interest: it is reset.
+                        let tokens: Vec<_> = (0..all_types().token_stride).map(|slot| token(&batch, row, slot)).collect();
+                        rows.push((bits(batch.row_numbers(row)), tokens, batch.status[row], batch.origins[row]));
+                    }
+                    batch.clear();
+                }
+                format!("{rows:?} {:?}", decoder.missing())
+            };
+            prop_assert_eq!(all(), narrowly(all));
+        }
+    }
+}

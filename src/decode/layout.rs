@@ -123,10 +123,11 @@ impl Layout {
         }
         let steps = &self.steps;
         let start = at;
-        if let Some(last) = self
-            .lanes
-            .row(bytes, at, cells, |step, at, cells| any_value(bytes, at, end, steps[step].target, values, cells))
-            && let Some(line) = self.line_end(bytes, last, end)
+        if let Some(last) = self.lanes.row(bytes, at, cells, |step, at, cells| match steps[step].target {
+            // What is left of the numbers is long.
+            target if target.kind == Kind::Float => other_value(bytes, at, end, target, values, cells),
+            target => any_value(bytes, at, end, target, values, cells),
+        }) && let Some(line) = self.line_end(bytes, last, end)
         {
             (self.misses, self.row_bytes) = (0, line - start);
             return Some(line);

@@ -186,12 +186,9 @@ fn any_value(
         return Some(end);
     }
     if target.kind == Kind::Bool
-        && let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<5>())
-        && matches!(word, b"false" | [b't', b'r', b'u', b'e', _])
+        && let Some(end) = cells.truth(target, bytes, at)
     {
-        let yes = word[0] == b't';
-        cells.numbers[target.slot as usize] = f64::from(u8::from(yes));
-        return Some(at + 5 - usize::from(yes));
+        return Some(end);
     }
     other_value(bytes, at, end, target, values, cells)
 }

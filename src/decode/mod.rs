@@ -125,8 +125,10 @@ impl Decoder {
     /// Decodes on from `cursor` until the batch (whose strides are the schema's) holds `events_max`
     /// rows or the block ends. Returns true if any row was added.
     pub fn fill(&mut self, block: &Block, cursor: &mut Cursor, batch: &mut Batch, events_max: usize) -> bool {
-        if let Reader::Json(json) = &mut self.reader {
-            json.forget_bytes();
+        match &mut self.reader {
+            Reader::Json(json) => json.forget_bytes(),
+            Reader::Csv(csv) => csv.forget_bytes(),
+            Reader::Binary(_) => {}
         }
         fill(self, block, cursor, batch, events_max)
     }

@@ -178,6 +178,18 @@ impl<'a> Cells<'a> {
         }
     }
 
+    /// The `true` or `false` that the bytes at `at` begin with, into a bool's cell. Returns where it ends.
+    #[inline(always)]
+    pub(super) fn truth(&mut self, target: Target, bytes: &[u8], at: usize) -> Option<usize> {
+        let word = bytes.get(at..)?.first_chunk::<5>()?;
+        if !matches!(word, b"false" | [b't', b'r', b'u', b'e', _]) {
+            return None;
+        }
+        let yes = word[0] == b't';
+        self.numbers[target.slot as usize] = f64::from(u8::from(yes));
+        Some(at + 5 - usize::from(yes))
+    }
+
     /// `null`.
     #[inline(always)]
     pub(super) fn null(&mut self, target: Target) {

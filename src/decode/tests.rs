@@ -512,32 +512,62 @@ mod in_lanes_and_one_by_one {
         })
     }
 
+    /// Lines of CSV cells, of the right number or not, some of them quoted.
+    fn lines() -> impl Strategy<Value = String> {
+        let cell = prop_oneof![
+            9 => value().prop_map(|text| text.replace(['\n', '"'], "")),
+            1 => "|\"[a-z,\n]{0,5}\"| 1\\.5 |\\+7|007|\\.5|TRUE|true1|truer|false|é",
+        ];
+        let line = (prop::collection::vec(cell, 8), 0..30u8).prop_map(|(cells, odd)| match odd {
+            0 => cells[..7].join(",") + "\n",
+            1 => cells.join(",") + ",9\n",
+            2 => cells.join(",") + "\r\n",
+            3 => cells.join(",") + "\n\r\n",
+            _ => cells.join(",") + "\n",
+        });
+        prop::collection::vec(line, 1..60).prop_map(|lines| lines.concat())
+    }
+
+    /// All that is to be known of the rows of a block, `cut` at a time.
+    fn told(block: &Block, options: &DecodeOptions, cut: usize) -> String {
+        let mut decoder = Decoder::new(&all_types(), options).expect("decoder");
+        let (mut cursor, mut rows) = (Cursor::default(), Vec::new());
+        let mut batch = Batch::new(all_types().number_stride, all_types().token_stride);
+        while decoder.fill(block, &mut cursor, &mut batch, cut) {
+            for row in 0..batch.len() {
+                let tokens: Vec<_> = (0..all_types().token_stride).map(|slot| token(&batch, row, slot)).collect();
+                rows.push((bits(batch.row_numbers(row)), tokens, batch.status[row], batch.origins[row]));
+            }
+            batch.clear();
+        }
+        format!("{rows:?} {:?}", decoder.missing())
+    }
+
+    fn packed(text: &str) -> Block {
+        let lines: Vec<(RecordKind, &[u8])> =
+            text.split_inclusive('\n').map(|line| (RecordKind::Message, line.as_bytes())).collect();
+        block(&lines)
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn are_the_same_rows(text in rows(), cut in 1usize..9, packed in any::<bool>()) {
-            let block = if packed {
-                let lines: Vec<&[u8]> = text.split_inclusive('\n').map(str::as_bytes).collect();
-                block(&lines.iter().flat_map(|line| [(RecordKind::Message, *line)]).collect::<Vec<_>>())
-            } else {
-                block(&[(RecordKind::Stream, text.as_bytes())])
-            };
+        fn are_the_same_rows(text in rows(), cut in 1usize..9, messages in any::<bool>()) {
+            let block = if messages { packed(&text) } else { block(&[(RecordKind::Stream, text.as_bytes())]) };
             let options = DecodeOptions { event_bytes_max: 100_000, ..options(Format::Json) };
-            let all = || {
-                let mut decoder = Decoder::new(&all_types(), &options).expect("decoder");
-                let (mut cursor, mut rows) = (Cursor::default(), Vec::new());
-                let mut batch = Batch::new(all_types().number_stride, all_types().token_stride);
-                while decoder.fill(&block, &mut cursor, &mut batch, cut) {
-                    for row in 0..batch.len() {
-                        // What stands in a row that was turned away is of no interest: it is reset.
-                        let tokens: Vec<_> = (0..all_types().token_stride).map(|slot| token(&batch, row, slot)).collect();
-                        rows.push((bits(batch.row_numbers(row)), tokens, batch.status[row], batch.origins[row]));
-                    }
-                    batch.clear();
-                }
-                format!("{rows:?} {:?}", decoder.missing())
-            };
+            let all = || told(&block, &options, cut);
+            prop_assert_eq!(all(), narrowly(all));
+        }
+
+        #[test]
+        fn are_the_same_lines(text in lines(), cut in 1usize..9, messages in any::<bool>(), wider in any::<bool>()) {
+            let block = if messages { packed(&text) } else { block(&[(RecordKind::Stream, text.as_bytes())]) };
+            // A column that the schema doesn't know, or eight that it does.
+            let names = if wider { "c,f,n,b,t,other,x,y" } else { "f,n,b,t,c,x,y,i" };
+            let columns = Some(names.split(',').map(str::to_string).collect());
+            let options = DecodeOptions { event_bytes_max: 100_000, columns, ..options(Format::Csv) };
+            let all = || told(&block, &options, cut);
             prop_assert_eq!(all(), narrowly(all));
         }
     }

@@ -86,6 +86,12 @@ impl State {
     pub fn put_f64(&mut self, name: impl Into<String>, values: &[f64]) {
         self.put(name, &[values.len()], Data::F64(values.to_vec()));
     }
+    /// Stores a tensor of f64 that `fill` appends to an empty vector.
+    pub fn fill_f64(&mut self, name: impl Into<String>, shape: &[usize], fill: impl FnOnce(&mut Vec<f64>)) {
+        let mut values = Vec::with_capacity(shape.iter().product());
+        fill(&mut values);
+        self.put(name, shape, Data::F64(values));
+    }
     /// Stores a vector of u64.
     pub fn put_u64(&mut self, name: impl Into<String>, values: &[u64]) {
         self.put(name, &[values.len()], Data::U64(values.to_vec()));

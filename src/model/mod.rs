@@ -101,6 +101,15 @@ pub trait Model: Send {
         true
     }
 
+    /// True where hashed slots are so many that it pays to [`Model::prefetch`] what a later row will need.
+    fn fetches_ahead(&self) -> bool {
+        false
+    }
+    /// Asks the processor to fetch what belongs to these slots. Changes nothing.
+    fn prefetch(&self, indices: &[u32]) {
+        let _ = indices;
+    }
+
     /// Stores everything that a later score depends on under `prefix` (`{prefix}weights`, …).
     fn save(&self, state: &mut State, prefix: &str);
 

@@ -2,13 +2,13 @@
 //! intercept, as in River. A class is known from the first example that was learned for it; its row is
 //! made then. Memory: classes × features (and slots) × the optimizer's columns (`table.rs`) × 8 bytes.
 
-use super::kernels::{exp, finite, margin, poison};
+use super::kernels::{exp, finite, poison};
 use super::optimizer::Optimizer;
 use super::options::{Options, Range};
 use super::table::{Table, check_finite};
 use super::{Features, LabelKind, Learned, Model, Scratch, Shape, Task};
 use crate::error::{Fault, Result};
-use crate::state::{Data, State};
+use crate::state::State;
 
 /// A probability is kept that far from 0 and 1 where a gradient is taken.
 const PROBABILITY_MIN: f64 = 1e-15;
@@ -30,12 +30,11 @@ pub fn softmax_regression(mut o: Options<'_>, shape: &Shape) -> Result<Box<dyn M
     let l2 = o.number("l2", 0.0, Range::NotNegative)?;
     o.seed()?;
     o.finish()?;
-    let width = shape.dense.len() + shape.slots;
     Ok(Box::new(Softmax {
         optimizer,
         l2,
-        width,
-        dense_only: shape.slots == 0,
+        dense: shape.dense.len(),
+        slots: shape.slots,
         classes_max,
         rows: Vec::new(),
         probabilities: Vec::new(),
@@ -53,8 +52,8 @@ struct Row {
 struct Softmax {
     optimizer: Optimizer,
     l2: f64,
-    width: usize,
-    dense_only: bool,
+    dense: usize,
+    slots: usize,
     classes_max: usize,
     rows: Vec<Row>,
     probabilities: Vec<f64>,
@@ -66,7 +65,7 @@ impl Softmax {
         out.fill(0.0);
         let mut max = f64::NEG_INFINITY;
         for (row, out) in self.rows.iter().zip(&mut *out).filter(|(row, _)| row.iterations > 0) {
-            *out = margin(0.0, &row.table.w, x);
+            *out = row.table.margin(0.0, x);
             // A NaN must reach all of the sum; f64::max would drop it.
             max = if *out > max || out.is_nan() { *out } else { max };
         }
@@ -123,8 +122,8 @@ impl Model for Softmax {
             return Learned::Refused;
         }
         let (class, known) = (target as usize, self.rows.len());
-        let empty =
-            Table::new(if class < known { 0 } else { self.width }, self.optimizer.columns(), false, self.dense_only);
+        let (dense, slots) = if class < known { (0, 0) } else { (self.dense, self.slots) };
+        let empty = Table::new(dense, slots, self.optimizer.columns());
         self.rows.resize(known.max(class + 1), Row { table: empty, iterations: 0 });
         let mut probabilities = std::mem::take(&mut self.probabilities);
         probabilities.resize(self.rows.len(), 0.0);
@@ -139,10 +138,11 @@ impl Model for Softmax {
 
     fn save(&self, state: &mut State, prefix: &str) {
         let names = self.optimizer.names();
-        let columns: [fn(&Table) -> &[f64]; 3] = [|t| &t.w, |t| &t.a, |t| &t.b];
-        for (name, column) in names.into_iter().zip(columns).take(1 + self.optimizer.columns()) {
-            let data: Vec<f64> = self.rows.iter().flat_map(|row| column(&row.table).iter().copied()).collect();
-            state.put(format!("{prefix}{name}"), &[self.rows.len(), self.width], Data::F64(data));
+        let shape = [self.rows.len(), self.dense + self.slots];
+        for (column, name) in names.into_iter().take(1 + self.optimizer.columns()).enumerate() {
+            state.fill_f64(format!("{prefix}{name}"), &shape, |out| {
+                self.rows.iter().for_each(|row| row.table.append_column(column, out));
+            });
         }
         let iterations: Vec<u64> = self.rows.iter().map(|row| row.iterations).collect();
         state.put_u64(format!("{prefix}iterations"), &iterations);
@@ -156,17 +156,19 @@ impl Model for Softmax {
             return Err(Fault::corruption(format!("tensor {name:?} has {found} classes; at most {max} are expected")));
         }
         // The weights are there before memory is taken for them: a few bytes of iterations ask for none.
-        state.get_f64(&format!("{prefix}{}", self.optimizer.names()[0]), Some(iterations.len() * self.width))?;
-        let extra = self.optimizer.columns();
-        let row = |&iterations: &u64| Row { table: Table::new(self.width, extra, false, self.dense_only), iterations };
+        state.get_f64(
+            &format!("{prefix}{}", self.optimizer.names()[0]),
+            Some(iterations.len() * (self.dense + self.slots)),
+        )?;
+        let (extra, width) = (self.optimizer.columns(), self.dense + self.slots);
+        let row = |&iterations: &u64| Row { table: Table::new(self.dense, self.slots, extra), iterations };
         self.rows = iterations.iter().map(row).collect();
-        let columns: [fn(&mut Table) -> &mut [f64]; 3] = [|t| &mut t.w, |t| &mut t.a, |t| &mut t.b];
-        for (name, column) in self.optimizer.names().into_iter().zip(columns).take(1 + extra) {
+        for (column, name) in self.optimizer.names().into_iter().take(1 + extra).enumerate() {
             let name = format!("{prefix}{name}");
-            let values = state.get_f64(&name, Some(self.rows.len() * self.width))?;
+            let values = state.get_f64(&name, Some(self.rows.len() * width))?;
             check_finite(&name, values)?;
-            for (row, values) in self.rows.iter_mut().zip(values.chunks_exact(self.width.max(1))) {
-                column(&mut row.table).copy_from_slice(values);
+            for (row, values) in self.rows.iter_mut().zip(values.chunks_exact(width.max(1))) {
+                row.table.set_column(column, values);
             }
         }
         Ok(())

@@ -513,7 +513,17 @@ impl Pipeline {
 
     /// Everything that a later score depends on, and the manifest that belongs to it.
     pub fn snapshot(&mut self, kind: &str, provenance: Value, position: Value) -> (Manifest, State) {
-        let mut state = State::new();
+        self.snapshot_in(State::new(), kind, provenance, position)
+    }
+
+    /// [`Pipeline::snapshot`] in an empty state, which may have memory ([`State::in_memory_of`]).
+    pub fn snapshot_in(
+        &mut self,
+        mut state: State,
+        kind: &str,
+        provenance: Value,
+        position: Value,
+    ) -> (Manifest, State) {
         state.put_strings("classes", &self.classes);
         self.fill.save(&mut state);
         for (i, step) in self.steps.iter().enumerate() {

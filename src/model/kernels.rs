@@ -6,12 +6,12 @@
 use std::array::from_fn;
 
 /// Lanes of a sum, in two halves of a vector register each.
-const LANES: usize = 2 * HALF;
+pub(super) const LANES: usize = 2 * HALF;
 const HALF: usize = 4;
 
 /// The sum of eight lanes, as a tree: ((0+4)+(2+6)) + ((1+5)+(3+7)).
 #[inline(always)]
-fn tree([low, high]: [[f64; HALF]; 2]) -> f64 {
+pub(super) fn tree([low, high]: [[f64; HALF]; 2]) -> f64 {
     let [a, b, c, d] = from_fn(|i| low[i] + high[i]);
     (a + c) + (b + d)
 }

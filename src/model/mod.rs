@@ -14,6 +14,7 @@ pub mod naive_bayes;
 pub mod optimizer;
 pub mod options;
 pub mod passive_aggressive;
+pub mod quad;
 pub(crate) mod random;
 pub mod softmax;
 pub mod table;

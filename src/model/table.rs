@@ -15,7 +15,7 @@ use std::array::from_fn;
 
 /// A hashed table of at least so many bytes (what fits no processor's second cache, and little of a third) is worth
 /// fetching from ahead of time.
-const FAR_BYTES: usize = 8 << 20;
+pub(super) const FAR_BYTES: usize = 8 << 20;
 
 /// Parameters. A column that isn't in use is empty.
 ///

@@ -64,3 +64,73 @@ pub(super) struct Source<'a> {
     pub steps: &'a [Box<dyn Step>],
     pub model: &'a dyn Model,
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::batch::{Batch, Reject, RowOrigin, RowStatus, Span, Stage, Token, TokenKind};
+    use crate::pipeline::Pipeline;
+
+    /// Categories and numbers with gaps, rows that were rejected, rows without a label, new classes, batches of all
+    /// lengths: made ready ahead or not, everything is the same to the bit.
+    #[test]
+    fn rows_made_ready_ahead_score_and_teach_the_same() {
+        let schema = "name = \"x\"\n[schema]\nlabel = \"y\"\nweight = \"w\"\n[schema.fields]\na = \"category\"\n\
+                      b = { type = \"category\", missing = \"reject\" }\nn = \"float\"\nw = \"float\"\n";
+        let hash = "[[steps]]\nkind = \"hash\"\nbits = 20\n";
+        let scale = "[[steps]]\nkind = \"standard-scale\"\nfields = [\"n\"]\n";
+        for (label, model) in [
+            ("bool", "logistic-regression\"\noptimizer = \"adagrad"),
+            ("bool", "logistic-regression\"\noptimizer = \"vw"),
+            ("float", "passive-aggressive"),
+            ("category", "softmax-regression\"\noptimizer = \"adam"),
+        ] {
+            for steps in [hash.to_string(), format!("{hash}{scale}"), format!("{scale}{hash}")] {
+                let spec = format!("{schema}y = \"{label}\"\n{steps}[model]\nkind = \"{model}\"\n");
+                let ahead = Pipeline::from_spec_text(&spec).expect("spec").ahead.on;
+                assert_eq!(ahead, !steps.starts_with(scale), "{spec}");
+                assert_eq!(run(&spec, true), run(&spec, false), "{spec}");
+            }
+        }
+    }
+
+    fn run(spec: &str, ahead: bool) -> (Vec<u64>, Vec<RowStatus>, String) {
+        let mut pipeline = Pipeline::from_spec_text(spec).expect("spec");
+        pipeline.ahead.on &= ahead;
+        let (mut scores, mut bits, mut statuses) = (pipeline.scores(0), Vec::new(), Vec::new());
+        let mut random = 1u64;
+        for rows in [0, 1, 2, 3, 4, 5, 40, 7, 100] {
+            let mut batch = pipeline.batch();
+            for _ in 0..rows {
+                push(&mut batch, &mut random);
+            }
+            pipeline.run(&mut batch, &mut scores, true, &mut ());
+            bits.extend(scores.values.iter().map(|score| score.to_bits()));
+            statuses.append(&mut batch.status);
+        }
+        let (_, state) = pipeline.snapshot("x", serde_json::Value::Null, serde_json::Value::Null);
+        let bytes: Vec<u8> = state.tensors.values().flat_map(|tensor| tensor.data.bytes().into_owned()).collect();
+        (bits, statuses, format!("{:x}", xxhash_rust::xxh3::xxh3_64(&bytes)))
+    }
+
+    /// A row of whatever comes to mind.
+    fn push(batch: &mut Batch, random: &mut u64) {
+        let mut below = |most: u64| {
+            *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (*random >> 33) % most
+        };
+        let row = batch.push_row(RowOrigin::default());
+        for slot in 0..batch.number_stride {
+            // Features come first; labels and weights are 0, 1 or missing.
+            let any = if slot == 0 { below(1_000) as f64 / 500.0 - 1.0 } else { below(2) as f64 };
+            batch.numbers[row * batch.number_stride + slot] = if below(8) == 0 { f64::NAN } else { any };
+        }
+        for slot in 0..batch.token_stride {
+            let start = batch.text.len();
+            batch.text.extend_from_slice(format!("v{}", below(9)).as_bytes());
+            let kind = if below(9) == 0 { TokenKind::Missing } else { TokenKind::Text };
+            batch.tokens[row * batch.token_stride + slot] = Token { span: Span::new(start, batch.text.len()), kind };
+        }
+        let reject = Reject { stage: Stage::Decode, reason: "made up", field: None, byte: 0 };
+        batch.status[row] = if below(7) == 0 { RowStatus::Rejected(reject) } else { RowStatus::Ok };
+    }
+}

@@ -118,7 +118,8 @@ mod tests {
             *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (*random >> 33) % most
         };
-        let row = batch.push_row(RowOrigin::default());
+        let origin = RowOrigin { raw: Span::default(), record: 0, input: 0, offset: 0, row: None, sequence: 0 };
+        let row = batch.push_row(origin);
         for slot in 0..batch.number_stride {
             // Features come first; labels and weights are 0, 1 or missing.
             let any = if slot == 0 { below(1_000) as f64 / 500.0 - 1.0 } else { below(2) as f64 };

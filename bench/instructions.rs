@@ -28,7 +28,7 @@ const ROWS: usize = 2_000;
 /// Events of the network.
 const IMAGES: usize = 50;
 /// Everything that is counted.
-const WORKLOADS: [&str; 14] = [
+const WORKLOADS: [&str; 17] = [
     "decode-json",
     "decode-json-shuffled",
     "decode-csv",
@@ -37,7 +37,10 @@ const WORKLOADS: [&str; 14] = [
     "learn-dense-20-adagrad",
     "learn-scaled-20-sgd",
     "learn-hashed-2^18-adagrad",
+    "learn-hashed-2^24-adagrad",
+    "learn-softmax-20x3",
     "learn-softmax-20x7",
+    "learn-softmax-20x10",
     "score-crayfish",
     "road-json",
     "road-json-shuffled",

@@ -5,6 +5,8 @@
 //! never leaks into its own prediction, and a row is scored by the state that has learned every
 //! earlier labelled row, wherever batches were cut.
 
+mod ahead;
+mod event;
 mod fill;
 mod fitting;
 mod golden;
@@ -12,14 +14,16 @@ mod golden;
 pub use golden::GoldenRow;
 
 use crate::artifact;
-use crate::batch::{Batch, Reject, RowStatus, Scores, Stage, Task, Token, TokenKind};
+use crate::batch::{Batch, Reject, RowStatus, Scores, Stage, Task, TokenKind};
 use crate::error::{Fault, Result};
 use crate::faults;
-use crate::model::{self, Features, LabelKind, Learned, Model, Scratch, Shape};
-use crate::preprocess::{self, DenseKind, Layout, Row, Step, TokenColumn, refill};
-use crate::schema::{FieldType, Missing, Role, Schema, SchemaSpec, Slot};
+use crate::model::{self, LabelKind, Learned, Model, Scratch, Shape};
+use crate::preprocess::{self, Row, Step};
+use crate::schema::{Missing, Role, Schema, SchemaSpec, Slot};
 use crate::state::{COUNT_MAX, State};
-use fill::{Fill, copy_numbers};
+use ahead::{Ahead, Source};
+use event::{feature_cells, features, first_layout, label_of, load};
+use fill::Fill;
 use golden::{batch_of, event_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -124,6 +128,7 @@ pub struct Pipeline {
     /// What the model scores, and what it learns where that isn't the same.
     row: Row,
     learned_row: Row,
+    ahead: Ahead,
     scratch: Scratch,
     /// The targets of a batch's rows, NaN where there is none.
     targets: Vec<f64>,
@@ -194,12 +199,18 @@ impl Pipeline {
         let fill = Fill::new(&spec, &schema);
         let mut layout = first_layout(&schema);
         let mut steps = Vec::with_capacity(spec.steps.len());
+        let (mut fixed_steps, mut fixed_slots) = (0, 0);
         for (i, step) in spec.steps.iter().enumerate() {
             let (step, next) = preprocess::build(step, &layout).map_err(|f| f.at(format!("steps[{i}]")))?;
+            fixed_slots = if steps.len() == fixed_steps && !step.learns() {
+                fixed_steps += 1;
+                next.slots
+            } else {
+                fixed_slots
+            };
             steps.push(step);
             layout = next;
         }
-        let fixed_steps = steps.iter().take_while(|step| !step.learns()).count();
         let shape = Shape {
             dense: layout.dense.iter().map(|(name, _)| name.clone()).collect(),
             slots: layout.slots,
@@ -225,6 +236,7 @@ impl Pipeline {
         });
         let (task, hash) = (model.task(), artifact::content_hash(json!(spec).to_string().as_bytes()));
         let (row, learned_row, scratch, targets) = Default::default();
+        let ahead = Ahead::new(fixed_slots > 0 && model.fetches_ahead());
         let (classes, golden) = Default::default();
         Ok(Pipeline {
             spec,
@@ -243,6 +255,7 @@ impl Pipeline {
             shape,
             row,
             learned_row,
+            ahead,
             scratch,
             targets,
         })
@@ -306,11 +319,16 @@ impl Pipeline {
         scores.clear();
         self.targets.clear();
         let checks = self.fill.rejects() || self.weight.is_some();
+        if self.ahead.on {
+            let of = Source { schema: &self.schema, steps: &self.steps[..self.fixed_steps], model: &*self.model };
+            self.ahead.begin(&of, batch);
+        }
         for row in 0..batch.len() {
             let mut target = f64::NAN;
+            let ready = self.ahead.on && self.take_ahead(batch, row);
             if batch.status[row] == RowStatus::Ok {
                 match if checks { self.check(batch, row) } else { Ok(()) } {
-                    Ok(()) => target = self.score_and_learn(batch, row, scores, learn, &mut counts),
+                    Ok(()) => target = self.score_and_learn(batch, row, ready, scores, learn, &mut counts),
                     Err(reject) => batch.status[row] = RowStatus::Rejected(reject),
                 }
             }
@@ -325,12 +343,19 @@ impl Pipeline {
         counts
     }
 
-    /// Returns the row's target, NaN where it has none.
+    /// Makes `self.row` the row, behind the steps before the first that learns, if that was done ahead.
+    fn take_ahead(&mut self, batch: &Batch, row: usize) -> bool {
+        let of = Source { schema: &self.schema, steps: &self.steps[..self.fixed_steps], model: &*self.model };
+        self.ahead.take(&of, batch, row, &mut self.row)
+    }
+
+    /// `ready`: the row was made ready ahead. Returns its target, NaN where it has none.
     #[inline]
     fn score_and_learn(
         &mut self,
         batch: &Batch,
         row: usize,
+        ready: bool,
         scores: &mut Scores,
         learn: bool,
         counts: &mut Counts,
@@ -343,17 +368,18 @@ impl Pipeline {
         let out = &mut scores.values[start..];
         counts.scored += 1;
         let target = self.target(batch, row).unwrap_or(f64::NAN);
-        let gaps = load(&mut self.row, &self.schema, batch, row);
+        let gaps = !ready && load(&mut self.row, &self.schema, batch, row);
         if gaps {
             self.fill.catch_up(batch);
         }
+        let done = if ready { self.fixed_steps } else { 0 };
         if !learn || (target.is_nan() && !self.model.learns_unlabelled()) {
-            self.transform_row(gaps, &batch.text);
+            self.transform_row(gaps, done, &batch.text);
             self.model.score(features(&self.row), &mut self.scratch, out);
             return target;
         }
         let weight = self.weight_of(batch, row);
-        let differs = self.learn_row(batch, row, gaps, weight);
+        let differs = self.learn_row(batch, row, gaps, done, weight);
         let (before, after) = (features(&self.row), differs.then(|| features(&self.learned_row)));
         if faults::planted("learn-before-score") {
             self.model.learn(before, target, 1.0);
@@ -372,20 +398,20 @@ impl Pipeline {
         target
     }
 
-    /// `self.row`, as the model scores it.
-    fn transform_row(&mut self, gaps: bool, text: &[u8]) {
+    /// `self.row`, behind its first `done` steps, becomes what the model scores.
+    fn transform_row(&mut self, gaps: bool, done: usize, text: &[u8]) {
         if gaps {
             self.fill.transform(&mut self.row);
         }
-        for step in &self.steps {
+        for step in &self.steps[done..] {
             step.transform(&mut self.row, text);
         }
     }
 
-    /// Lets the steps learn `self.row`, which becomes what the model scores. Returns true where what it learns is
-    /// something else, which is in `self.learned_row` then.
+    /// Lets the steps behind the first `done`, which learn nothing, learn `self.row`, which becomes what the model
+    /// scores. Returns true where what it learns is something else, which is in `self.learned_row` then.
     #[inline]
-    fn learn_row(&mut self, batch: &Batch, row: usize, gaps: bool, weight: f64) -> bool {
+    fn learn_row(&mut self, batch: &Batch, row: usize, gaps: bool, done: usize, weight: f64) -> bool {
         let mut differs = false;
         if gaps && self.fill.imputes {
             self.row.copy_to(&mut self.learned_row);
@@ -399,7 +425,7 @@ impl Pipeline {
             self.fill.learn_later(batch, row);
         }
         let (fixed, learning) = self.steps.split_at_mut(self.fixed_steps);
-        for step in fixed {
+        for step in &fixed[done..] {
             step.transform(&mut self.row, &batch.text);
             if differs {
                 step.transform(&mut self.learned_row, &batch.text);
@@ -487,7 +513,17 @@ impl Pipeline {
 
     /// Everything that a later score depends on, and the manifest that belongs to it.
     pub fn snapshot(&mut self, kind: &str, provenance: Value, position: Value) -> (Manifest, State) {
-        let mut state = State::new();
+        self.snapshot_in(State::new(), kind, provenance, position)
+    }
+
+    /// [`Pipeline::snapshot`] in an empty state, which may have memory ([`State::in_memory_of`]).
+    pub fn snapshot_in(
+        &mut self,
+        mut state: State,
+        kind: &str,
+        provenance: Value,
+        position: Value,
+    ) -> (Manifest, State) {
         state.put_strings("classes", &self.classes);
         self.fill.save(&mut state);
         for (i, step) in self.steps.iter().enumerate() {
@@ -513,7 +549,7 @@ impl Pipeline {
         if self.take_row(&batch, 0).is_err() {
             return Vec::new();
         }
-        self.transform_row(true, &batch.text);
+        self.transform_row(true, 0, &batch.text);
         let mut out = vec![0.0; self.width()];
         self.model.score(features(&self.row), &mut self.scratch, &mut out);
         if out.iter().all(|s| s.is_finite()) { out } else { Vec::new() }
@@ -534,58 +570,4 @@ impl Pipeline {
         }
         Ok(())
     }
-}
-
-/// A row's features as they were decoded.
-#[inline]
-fn feature_cells<'a>(schema: &Schema, batch: &'a Batch, row: usize) -> (&'a [f64], &'a [Token]) {
-    (&batch.row_numbers(row)[..schema.feature_numbers], &batch.row_tokens(row)[..schema.feature_tokens])
-}
-
-/// Makes `to` the row as it was decoded. True where a number is missing.
-#[inline(always)]
-fn load(to: &mut Row, schema: &Schema, batch: &Batch, row: usize) -> bool {
-    let (numbers, tokens) = feature_cells(schema, batch, row);
-    if to.dense.len() != numbers.len() {
-        to.dense.resize(numbers.len(), 0.0);
-    }
-    let gaps = copy_numbers(numbers, &mut to.dense);
-    refill(&mut to.tokens, tokens);
-    to.indices.clear();
-    to.values.clear();
-    gaps
-}
-
-fn features(row: &Row) -> Features<'_> {
-    Features { dense: &row.dense, indices: &row.indices, values: &row.values }
-}
-
-fn label_of(spec: &SchemaSpec, schema: &Schema) -> Result<Option<(LabelKind, Slot)>> {
-    let classes_max = spec.classes_max.unwrap_or(CLASSES_MAX_DEFAULT);
-    if !(2..=CLASSES_MAX).contains(&classes_max) {
-        return Err(Fault::misuse(format!("schema.classes_max = {classes_max}: 2 to {CLASSES_MAX} are allowed")));
-    }
-    Ok(schema.label().map(|field| {
-        let kind = match field.ty {
-            FieldType::Bool => LabelKind::Bool,
-            FieldType::Category | FieldType::Text => LabelKind::Category { classes_max },
-            FieldType::Float | FieldType::Int | FieldType::Timestamp => LabelKind::Number,
-        };
-        (kind, field.slot)
-    }))
-}
-
-fn first_layout(schema: &Schema) -> Layout {
-    let mut layout = Layout::default();
-    for field in schema.features() {
-        let name = field.name.clone();
-        match field.ty {
-            FieldType::Float | FieldType::Int => layout.dense.push((name, DenseKind::Number)),
-            FieldType::Bool => layout.dense.push((name, DenseKind::Bool)),
-            FieldType::Timestamp => layout.dense.push((name, DenseKind::Timestamp)),
-            FieldType::Category => layout.tokens.push((name, TokenColumn::Category)),
-            FieldType::Text => layout.tokens.push((name, TokenColumn::Text)),
-        }
-    }
-    layout
 }

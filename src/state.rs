@@ -5,6 +5,7 @@
 //! `model.weights` or `steps.0.mean`; a component writes under the prefix that it was given.
 
 use crate::error::{Fault, Result};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The highest count that a state may hold: no stream has as many events, and every f64 up to here is exact.
@@ -43,6 +44,27 @@ impl Data {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Its bytes as they are in files: little-endian.
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        if cfg!(target_endian = "little") {
+            return Cow::Borrowed(match self {
+                Data::F64(v) => memory_of(v),
+                Data::F32(v) => memory_of(v),
+                Data::I64(v) => memory_of(v),
+                Data::U64(v) => memory_of(v),
+                Data::U32(v) => memory_of(v),
+                Data::U8(v) => v,
+            });
+        }
+        match self {
+            Data::F64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::I64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::U64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::U32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::U8(v) => Cow::Borrowed(v),
+        }
+    }
     /// The name of the element type, as safetensors spells it.
     pub fn dtype(&self) -> &'static str {
         match self {
@@ -55,6 +77,20 @@ impl Data {
         }
     }
 }
+
+/// The bytes of numbers as they lie in memory.
+fn memory_of<T: Number>(numbers: &[T]) -> &[u8] {
+    // SAFETY: a `Number` has no bytes that aren't set, any address is fit for bytes, and they live as long.
+    unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
+}
+
+/// A primitive number: all of its bytes are set.
+trait Number {}
+impl Number for f64 {}
+impl Number for f32 {}
+impl Number for i64 {}
+impl Number for u64 {}
+impl Number for u32 {}
 
 /// A tensor: a shape and its data, row-major. An empty shape is a scalar.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,12 +106,37 @@ pub struct Tensor {
 pub struct State {
     /// Name → tensor.
     pub tensors: BTreeMap<String, Tensor>,
+    spare: Spare,
+}
+
+/// Memory of an earlier state, by the names of its tensors; the numbers in it mean nothing.
+#[derive(Clone, Default)]
+struct Spare(BTreeMap<String, Vec<f64>>);
+
+impl PartialEq for Spare {
+    fn eq(&self, _: &Spare) -> bool {
+        true
+    }
+}
+
+impl std::fmt::Debug for Spare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} spare", self.0.len())
+    }
 }
 
 impl State {
     /// An empty state.
     pub fn new() -> State {
         State::default()
+    }
+    /// An empty state that takes the memory of another one, which is no longer needed, for tensors of the same names.
+    pub fn in_memory_of(old: State) -> State {
+        let spare = old.tensors.into_iter().filter_map(|(name, tensor)| match tensor.data {
+            Data::F64(values) => Some((name, values)),
+            _ => None,
+        });
+        State { tensors: BTreeMap::new(), spare: Spare(spare.collect()) }
     }
     /// Stores a tensor. Shape and data must agree.
     pub fn put(&mut self, name: impl Into<String>, shape: &[usize], data: Data) {
@@ -84,7 +145,16 @@ impl State {
     }
     /// Stores a vector of f64.
     pub fn put_f64(&mut self, name: impl Into<String>, values: &[f64]) {
-        self.put(name, &[values.len()], Data::F64(values.to_vec()));
+        self.fill_f64(name, &[values.len()], |out| out.extend_from_slice(values));
+    }
+    /// Stores a tensor of f64 that `fill` appends to an empty vector.
+    pub fn fill_f64(&mut self, name: impl Into<String>, shape: &[usize], fill: impl FnOnce(&mut Vec<f64>)) {
+        let name = name.into();
+        let mut values = self.spare.0.remove(&name).unwrap_or_default();
+        values.clear();
+        values.reserve_exact(shape.iter().product());
+        fill(&mut values);
+        self.put(name, shape, Data::F64(values));
     }
     /// Stores a vector of u64.
     pub fn put_u64(&mut self, name: impl Into<String>, values: &[u64]) {
@@ -230,6 +300,33 @@ mod tests {
         assert_eq!(state.get_counts("n", Some(2)).expect("counts"), [COUNT_MAX; 2]);
         state.put_u64("n", &[COUNT_MAX + 1]);
         assert!(state.get_one_count("n").expect_err("too high").message.contains("no count"));
+    }
+
+    #[test]
+    fn the_bytes_of_a_tensor_are_little_endian() {
+        assert_eq!(*Data::F64(vec![1.5, -0.0]).bytes(), [1.5f64.to_le_bytes(), (-0.0f64).to_le_bytes()].concat());
+        assert_eq!(*Data::F32(vec![1.5]).bytes(), 1.5f32.to_le_bytes());
+        assert_eq!(*Data::I64(vec![-2]).bytes(), (-2i64).to_le_bytes());
+        assert_eq!(*Data::U64(vec![3]).bytes(), 3u64.to_le_bytes());
+        assert_eq!(*Data::U32(vec![4, 5]).bytes(), [4, 0, 0, 0, 5, 0, 0, 0]);
+        assert_eq!(*Data::U8(vec![6]).bytes(), [6]);
+    }
+
+    #[test]
+    fn memory_is_taken_over_and_what_was_in_it_is_not() {
+        let mut old = State::new();
+        old.put_f64("a", &[1.0; 100]);
+        old.put_f64("gone", &[2.0]);
+        let place = old.get_f64("a", None).expect("a").as_ptr();
+        let mut fresh = State::in_memory_of(old);
+        assert_eq!(fresh, State::new());
+        fresh.put_f64("a", &[3.0; 60]);
+        fresh.put_f64("b", &[4.0]);
+        let mut expected = State::new();
+        expected.put_f64("a", &[3.0; 60]);
+        expected.put_f64("b", &[4.0]);
+        assert_eq!(fresh, expected);
+        assert_eq!(fresh.get_f64("a", None).expect("a").as_ptr(), place);
     }
 
     #[test]

@@ -44,6 +44,8 @@ fn cases() -> Vec<(&'static str, String, String)> {
         ),
         ("naive-bayes", iris("", "kind = \"gaussian-naive-bayes\""), dataset("iris").repeat_rows(8)),
         ("hashed-ftrl", hashed.to_string(), events::csv(3_000, 2)),
+        // A table so large that rows are made ready ahead, and checkpoints go past the system's cache.
+        ("hashed-far-ftrl", hashed.replace("bits = 10", "bits = 19"), events::csv(3_000, 2)),
         (
             "perceptron",
             events::SPEC.replace(

@@ -362,7 +362,9 @@ fn inside(daemon: &Daemon, script: &str, dir: &Path) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-const READ_ONLY: &str = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\"";
+/// A file that is being written keeps a mount from turning read-only: then it is tried again.
+const READ_ONLY: &str = "mount --bind \"$0\" \"$0\" && tries=0 && \
+    until mount -o remount,ro,bind \"$0\"; do tries=$((tries + 1)); [ $tries -lt 1000 ] || exit 1; sleep 0.01; done";
 
 #[test]
 fn a_state_directory_that_turns_read_only() {

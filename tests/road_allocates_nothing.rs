@@ -172,6 +172,11 @@ fn streams() -> Vec<(&'static str, String, Rows)> {
             rows(Kind::Stagger, Format::Json),
         ),
         (
+            "categories, hashed into a table so large that rows are made ready ahead",
+            spec(Kind::Stagger, "[[steps]]\nkind = \"hash\"\nbits = 20\n", "kind = \"logistic-regression\""),
+            rows(Kind::Stagger, Format::Json),
+        ),
+        (
             "categories, one-hot",
             spec(Kind::Stagger, "[[steps]]\nkind = \"one-hot\"\n", "kind = \"passive-aggressive\""),
             rows(Kind::Stagger, Format::Csv),

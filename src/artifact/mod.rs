@@ -7,8 +7,9 @@
 
 use crate::error::{Fault, Result};
 use crate::state::{Data, State, Tensor};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, View};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// The format that this version writes and reads.
@@ -34,32 +35,69 @@ pub fn is_artifact(bytes: &[u8]) -> bool {
 
 /// Writes a manifest and its tensors as the bytes of a file.
 pub fn encode(manifest: &serde_json::Value, state: &State) -> Vec<u8> {
-    let raw: Vec<(&String, Dtype, Vec<usize>, Vec<u8>)> =
-        state.tensors.iter().map(|(n, t)| (n, dtype(&t.data), t.shape.clone(), bytes_of(&t.data))).collect();
-    let views = raw.iter().map(|(name, dtype, shape, bytes)| {
-        (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).expect("shape and data agree"))
-    });
-    let metadata = HashMap::from([("millstream".to_string(), String::new())]);
-    let plain = safetensors::serialize(views, Some(metadata)).expect("names and sizes are valid");
-    // The library keeps metadata in a hash map; ours is put in place of it in a fixed order, so that
-    // equal states are equal bytes.
-    let header_length = u64::from_le_bytes(plain[..8].try_into().expect("8 bytes")) as usize;
-    let header = std::str::from_utf8(&plain[8..8 + header_length]).expect("the header is JSON").trim_end();
-    let ours = serde_json::json!({
-        "format": FORMAT, "checksum": CHECKSUM_BLANK, "manifest": manifest.to_string(),
-    });
-    let mut header = header.replacen("{\"millstream\":\"\"}", &ours.to_string(), 1);
-    while !header.len().is_multiple_of(8) {
-        header.push(' ');
+    Encoded::new(manifest, state).parts().concat()
+}
+
+/// The bytes of a file in parts: those of the tensors are where the state has them.
+pub struct Encoded<'a> {
+    head: Vec<u8>,
+    tensors: Vec<Cow<'a, [u8]>>,
+}
+
+impl Encoded<'_> {
+    /// The bytes of a manifest and its tensors.
+    pub fn new<'a>(manifest: &serde_json::Value, state: &'a State) -> Encoded<'a> {
+        let mut tensors: Vec<_> = state.tensors.iter().map(|(name, tensor)| (name, Outline(tensor))).collect();
+        // The library's order, in which it gives the tensors their places.
+        tensors.sort_by(|(a, x), (b, y)| y.dtype().cmp(&x.dtype()).then(a.cmp(b)));
+        let metadata = HashMap::from([("millstream".to_string(), String::new())]);
+        let views = tensors.iter().map(|(name, outline)| (name.as_str(), *outline));
+        let plain = safetensors::serialize(views, Some(metadata)).expect("names and sizes are valid");
+        // The library keeps metadata in a hash map; ours is put in place of it in a fixed order, so that
+        // equal states are equal bytes.
+        let header = std::str::from_utf8(&plain[8..]).expect("the header is JSON").trim_end();
+        let ours = serde_json::json!({
+            "format": FORMAT, "checksum": CHECKSUM_BLANK, "manifest": manifest.to_string(),
+        });
+        let mut header = header.replacen("{\"millstream\":\"\"}", &ours.to_string(), 1);
+        while !header.len().is_multiple_of(8) {
+            header.push(' ');
+        }
+        let mut head = Vec::with_capacity(8 + header.len());
+        head.extend_from_slice(&(header.len() as u64).to_le_bytes());
+        head.extend_from_slice(header.as_bytes());
+        let tensors = tensors.into_iter().map(|(_, outline)| outline.0.data.bytes()).collect();
+        let mut encoded = Encoded { head, tensors };
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        encoded.parts().iter().for_each(|part| hasher.update(part));
+        let place = checksum_place(&encoded.head, encoded.head.len()).expect("just written");
+        encoded.head[place..place + 16].copy_from_slice(format!("{:016x}", hasher.digest()).as_bytes());
+        encoded
     }
-    let mut file = Vec::with_capacity(8 + header.len() + plain.len() - 8 - header_length);
-    file.extend_from_slice(&(header.len() as u64).to_le_bytes());
-    file.extend_from_slice(header.as_bytes());
-    file.extend_from_slice(&plain[8 + header_length..]);
-    let place = checksum_place(&file, 8 + header.len()).expect("just written");
-    let sum = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&file));
-    file[place..place + 16].copy_from_slice(sum.as_bytes());
-    file
+
+    /// The parts, in their order.
+    pub fn parts(&self) -> Vec<&[u8]> {
+        std::iter::once(&self.head[..]).chain(self.tensors.iter().map(|bytes| &bytes[..])).collect()
+    }
+}
+
+/// A tensor as the library sees it while it makes the header: its size, but no bytes.
+#[derive(Clone, Copy)]
+struct Outline<'a>(&'a Tensor);
+
+impl View for Outline<'_> {
+    fn dtype(&self) -> Dtype {
+        dtype(&self.0.data)
+    }
+    fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&[])
+    }
+    fn data_len(&self) -> usize {
+        self.0.data.bytes().len()
+    }
 }
 
 /// Reads and checks the bytes of a file: its manifest and its tensors.
@@ -163,17 +201,6 @@ fn dtype(data: &Data) -> Dtype {
     }
 }
 
-fn bytes_of(data: &Data) -> Vec<u8> {
-    match data {
-        Data::F64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Data::I64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Data::U64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Data::U32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Data::U8(v) => v.clone(),
-    }
-}
-
 fn read_data(name: &str, dtype: Dtype, bytes: &[u8]) -> Result<Data> {
     fn words<const N: usize, T>(bytes: &[u8], read: fn([u8; N]) -> T) -> Vec<T> {
         bytes.chunks_exact(N).map(|c| read(c.try_into().expect("a chunk of N"))).collect()
@@ -209,6 +236,29 @@ mod tests {
         assert!(is_artifact(&bytes));
         let (m, s) = decode(&bytes).expect("decode");
         assert_eq!((m, s), (manifest, state));
+    }
+
+    #[test]
+    fn the_bytes_are_those_that_the_library_writes() {
+        use safetensors::tensor::TensorView;
+        let (_, mut state) = sample();
+        state.put("ints", &[2], Data::I64(vec![-1, 2]));
+        state.put("a.small", &[3], Data::U32(vec![1, 2, 3]));
+        state.put("b.single", &[1, 1], Data::F32(vec![0.5]));
+        let file = encode(&serde_json::json!({}), &state);
+        let views = state.tensors.iter().map(|(name, tensor)| {
+            let bytes = Box::leak(tensor.data.bytes().into_owned().into_boxed_slice());
+            (name, TensorView::new(dtype(&tensor.data), tensor.shape.clone(), bytes).expect("a view"))
+        });
+        let theirs = safetensors::serialize(views, None).expect("serialized");
+        let behind = |bytes: &[u8]| bytes[8 + header_length(bytes).expect("a header")..].to_vec();
+        assert_eq!(behind(&file), behind(&theirs));
+        let tensors = |bytes: &[u8]| {
+            let (_, metadata) = SafeTensors::read_metadata(bytes).expect("metadata");
+            let order = metadata.offset_keys();
+            order.into_iter().map(|name| format!("{name} {:?}", metadata.info(&name))).collect::<Vec<_>>()
+        };
+        assert_eq!(tensors(&file), tensors(&theirs));
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl LocalStore {
     fn write(
         &self,
         name: &str,
-        bytes: &[u8],
+        parts: &[&[u8]],
         publish: impl FnOnce(&Path, &Path) -> std::io::Result<bool>,
     ) -> Result<bool> {
         // A name of its own: other threads and processes may write the same file at the same time.
@@ -99,7 +99,7 @@ impl LocalStore {
         let written = (self.disk.create(&temporary))
             .and_then(|mut file| {
                 faults::step("store.write");
-                file.write_all(bytes)?;
+                file.write_parts(parts)?;
                 faults::step("store.fsync");
                 if faults::planted("checkpoint-not-fsynced") { Ok(()) } else { file.sync() }
             })
@@ -128,11 +128,22 @@ impl Store for LocalStore {
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        self.write(name, bytes, |temporary, target| self.disk.rename(temporary, target).map(|()| true)).map(|_| ())
+        self.put_parts(name, &[bytes])
+    }
+
+    fn put_parts(&self, name: &str, parts: &[&[u8]]) -> Result<()> {
+        self.write(name, parts, |temporary, target| self.disk.rename(temporary, target).map(|()| true)).map(|_| ())
+    }
+
+    fn holds(&self, name: &str, parts: &[&[u8]]) -> Result<bool> {
+        match self.disk.holds(&self.path(name), parts) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            outcome => outcome.map_err(|e| Fault::io(self.path(name).display(), &e)),
+        }
     }
 
     fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
-        self.write(name, bytes, |temporary, target| {
+        self.write(name, &[bytes], |temporary, target| {
             // A link, unlike a rename, fails where the name is taken.
             let linked = match self.disk.link(temporary, target) {
                 Ok(()) => true,
@@ -188,7 +199,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let store: &dyn Store = &LocalStore::open(dir.path()).expect("open");
         for number in [3, 12, 100, 7_000] {
-            store.put_checkpoint(number, &number.to_le_bytes(), 3).expect("put");
+            store.put_checkpoint(number, &[&number.to_le_bytes()], 3).expect("put");
         }
         assert_eq!(store.checkpoints().expect("list"), [12, 100, 7_000]);
         assert_eq!(store.get(&checkpoint_name(100)).expect("get"), Some(100u64.to_le_bytes().to_vec()));

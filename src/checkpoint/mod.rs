@@ -10,6 +10,7 @@
 mod local;
 mod object;
 
+use crate::disk::is_of;
 use crate::error::{Fault, Result};
 use crate::faults;
 use std::path::Path;
@@ -32,6 +33,22 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Environment; then a file of that name is as it was before, or as it was to be.
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()>;
+
+    /// As `put`, of a file whose bytes lie in parts.
+    ///
+    /// # Errors
+    /// As for `put`.
+    fn put_parts(&self, name: &str, parts: &[&[u8]]) -> Result<()> {
+        self.put(name, &parts.concat())
+    }
+
+    /// True where a file of that name is there and holds these parts, one behind another, and nothing else.
+    ///
+    /// # Errors
+    /// Environment, where it can't be read.
+    fn holds(&self, name: &str, parts: &[&[u8]]) -> Result<bool> {
+        Ok(self.get(name)?.is_some_and(|bytes| is_of(&bytes, parts)))
+    }
 
     /// As `put`, but never over a file that is there: of several who do this at once, one succeeds. False where
     /// there was one already.
@@ -77,15 +94,16 @@ pub fn open(location: &str) -> Result<Arc<dyn Store>> {
 }
 
 impl dyn Store + '_ {
-    /// Writes the checkpoint of a journal record, reads it back, and then removes all but the newest `keep`.
+    /// Writes the checkpoint of a journal record (its bytes in parts), reads it back, and then removes all but the
+    /// newest `keep`.
     /// Returns the record number of the oldest that is kept.
     ///
     /// # Errors
     /// Environment, or Corruption where what was read back differs; older checkpoints stay.
-    pub fn put_checkpoint(&self, number: u64, bytes: &[u8], keep: usize) -> Result<u64> {
+    pub fn put_checkpoint(&self, number: u64, parts: &[&[u8]], keep: usize) -> Result<u64> {
         let name = checkpoint_name(number);
-        self.put(&name, bytes)?;
-        if self.get(&name)?.as_deref() != Some(bytes) {
+        self.put_parts(&name, parts)?;
+        if !self.holds(&name, parts)? {
             return Err(Fault::corruption(format!("{}: reads back differently", self.place(&name)))
                 .hint("what holds the checkpoints is not to be trusted; replace the disk"));
         }

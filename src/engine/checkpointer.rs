@@ -54,12 +54,20 @@ pub struct CheckpointDesk {
     pub swaps: Mutex<BTreeMap<u64, u64>>,
     /// Versions before a swap that could not be written yet: name and bytes.
     pub unwritten: Mutex<Vec<(String, Vec<u8>)>>,
+    /// The last snapshot that was written: its memory serves the next, which would else be taken from the system, and
+    /// given back, each time.
+    pub spare: Mutex<State>,
     /// Checkpoints on their way. While one is, none is taken only because it is time: a store that is away or slow
     /// must not fill the memory with snapshots.
     pub under_way: AtomicUsize,
 }
 
 impl CheckpointDesk {
+    /// Memory for a snapshot.
+    pub fn spare(&self) -> State {
+        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn lock_unwritten(&self) -> MutexGuard<'_, Vec<(String, Vec<u8>)>> {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,9 +144,10 @@ pub fn work_off(job: Job) {
 fn checkpoint(job: CheckpointJob) {
     let started = Instant::now();
     let desk = &job.desk;
-    let bytes = artifact::encode(&json!(job.manifest), &job.state);
+    let encoded = artifact::Encoded::new(&json!(job.manifest), &job.state);
     desk.swaps.lock().unwrap_or_else(PoisonError::into_inner).insert(job.number, job.swap);
-    let written = desk.write_previous().and_then(|()| desk.store.put_checkpoint(job.number, &bytes, job.keep));
+    let written =
+        desk.write_previous().and_then(|()| desk.store.put_checkpoint(job.number, &encoded.parts(), job.keep));
     let outcome: Result<()> = written.and_then(|oldest| {
         faults::step("checkpoint.kept");
         desk.metrics.checkpointed(started.elapsed().as_nanos() as u64);
@@ -154,6 +163,8 @@ fn checkpoint(job: CheckpointJob) {
         desk.metrics.checkpoint_failed();
         desk.publisher.checkpoint_failed(fault);
     }
+    drop(encoded);
+    *desk.spare.lock().unwrap_or_else(PoisonError::into_inner) = job.state;
     desk.under_way.fetch_sub(1, Relaxed);
     for reply in job.replies {
         reply(outcome.clone());

@@ -244,6 +244,7 @@ impl Seat {
             publisher: self.publisher.clone(),
             swaps: Default::default(),
             unwritten: Default::default(),
+            spare: Default::default(),
             under_way: Default::default(),
         });
         let mut far_end = self.far_end(sink, journal, trim_before);

@@ -19,6 +19,7 @@ use crate::metrics::{Health, LaneMetrics, LatencyStage, SwapResult};
 use crate::pipeline::Pipeline;
 use crate::sink::InputNames;
 use crate::source::Polled;
+use crate::state::State;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -301,8 +302,10 @@ impl Worker {
             let mut position = record.clone();
             position.runs.clear();
             position.inputs.clear();
-            let (manifest, state) = self.core.pipeline().snapshot("checkpoint", Value::Null, json!(position));
             let desk = self.desk.clone();
+            let memory = State::in_memory_of(desk.spare());
+            let (manifest, state) =
+                self.core.pipeline().snapshot_in(memory, "checkpoint", Value::Null, json!(position));
             desk.under_way.fetch_add(1, Relaxed);
             let keep = self.tuning.checkpoints_kept;
             CheckpointJob {

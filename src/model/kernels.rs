@@ -3,16 +3,15 @@
 //!
 //! No fused multiply-add, and no function of the platform's math library.
 
-use super::Features;
 use std::array::from_fn;
 
 /// Lanes of a sum, in two halves of a vector register each.
-const LANES: usize = 2 * HALF;
+pub(super) const LANES: usize = 2 * HALF;
 const HALF: usize = 4;
 
 /// The sum of eight lanes, as a tree: ((0+4)+(2+6)) + ((1+5)+(3+7)).
 #[inline(always)]
-fn tree([low, high]: [[f64; HALF]; 2]) -> f64 {
+pub(super) fn tree([low, high]: [[f64; HALF]; 2]) -> f64 {
     let [a, b, c, d] = from_fn(|i| low[i] + high[i]);
     (a + c) + (b + d)
 }
@@ -53,11 +52,11 @@ pub fn squared_norm(a: &[f64]) -> f64 {
     dot(a, a)
 }
 
-/// Σ `weights[index]`·value over hashed features, added up as in [`dot`].
+/// Σ weight of `cells[index]`·value over hashed features, added up as in [`dot`]. A cell's first number is its weight.
 #[inline(always)]
-pub fn sparse_dot(weights: &[f64], indices: &[u32], values: &[f64]) -> f64 {
+pub fn sparse_dot<const N: usize>(cells: &[[f64; N]], indices: &[u32], values: &[f64]) -> f64 {
     let mut lanes = [[0.0; HALF]; 2];
-    let fetch = |i: &[u32; HALF]| i.map(|i| weights[i as usize]);
+    let fetch = |i: &[u32; HALF]| i.map(|i| cells[i as usize][0]);
     let ((i, i_tail), (v, v_tail)) = (indices.as_chunks::<LANES>(), values.as_chunks::<LANES>());
     for (i, v) in i.iter().zip(v) {
         let ([i, j], [v, w]) = (halves(i), halves(v));
@@ -68,21 +67,13 @@ pub fn sparse_dot(weights: &[f64], indices: &[u32], values: &[f64]) -> f64 {
     for (i, v) in i.iter().zip(v) {
         add_products(&mut lanes[0], fetch(i), *v);
     }
-    let rest: f64 = i_tail.iter().zip(v_tail).fold(0.0, |sum, (&i, v)| sum + weights[i as usize] * v);
+    let rest: f64 = i_tail.iter().zip(v_tail).fold(0.0, |sum, (&i, v)| sum + cells[i as usize][0] * v);
     tree(lanes) + rest
 }
 
 #[inline(always)]
 fn halves<T: Copy>([a, b, c, d, e, f, g, h]: &[T; LANES]) -> [[T; HALF]; 2] {
     [[*a, *b, *c, *d], [*e, *f, *g, *h]]
-}
-
-/// start + Σ weights·features: `weights` holds the dense ones first, then the hashed table.
-#[inline(always)]
-pub fn margin(start: f64, weights: &[f64], x: Features<'_>) -> f64 {
-    let (dense, slots) = weights.split_at(x.dense.len());
-    let sum = dot_from(start, dense, x.dense);
-    if x.indices.is_empty() { sum } else { sum + sparse_dot(slots, x.indices, x.values) }
 }
 
 /// y += a·x, over the shorter of the two.
@@ -196,7 +187,7 @@ mod tests {
             };
             assert_eq!(dot(&a, &b).to_bits(), sum(n / 4 * 4).to_bits(), "{n}");
             let indices: Vec<u32> = (0..n as u32).collect();
-            assert_eq!(sparse_dot(&a, &indices, &b).to_bits(), sum(n / 4 * 4).to_bits(), "{n}");
+            assert_eq!(sparse_dot(a.as_chunks::<1>().0, &indices, &b).to_bits(), sum(n / 4 * 4).to_bits(), "{n}");
         }
     }
 

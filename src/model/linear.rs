@@ -5,7 +5,7 @@
 //! optimizer steps with x·slope + l2·w; then the cumulative L1 penalty (Tsuruoka et al. 2009). An
 //! example of weight 0 changes nothing at all (River counts it as a step, and applies l2).
 
-use super::kernels::{dot_from, finite, margin, poison};
+use super::kernels::{dot_from, finite, poison};
 use super::loss::Loss;
 use super::optimizer::{Optimizer, Schedule};
 use super::options::{Options, Range};
@@ -153,7 +153,7 @@ impl Linear {
         intercept: f64,
         shape: &Shape,
     ) -> Linear {
-        let table = Table::new(shape.dense.len() + shape.slots, optimizer.columns(), false, shape.slots == 0);
+        let table = Table::new(shape.dense.len(), shape.slots, optimizer.columns());
         Linear {
             task,
             loss,
@@ -193,7 +193,7 @@ impl Linear {
         if self.optimizer.rate(0).is_none() {
             return Err(Fault::misuse("model.l1 doesn't go with the optimizer \"ftrl\"").hint("set model.optimizer.l1"));
         }
-        self.table.l1 = vec![0.0; self.table.w.len()];
+        self.table.keep_l1();
         Ok(())
     }
 
@@ -233,7 +233,8 @@ impl Linear {
         self.max_cum_l1 += self.l1 * rate;
         let (max, dense, mut bits) = (self.max_cum_l1, x.dense.len(), poison(self.max_cum_l1));
         for i in (0..dense).chain(x.indices.iter().map(|&index| dense + index as usize)) {
-            let (w, taken) = (self.table.w[i], self.table.l1[i]);
+            let (weight, penalty) = self.table.penalised(i);
+            let (w, taken) = (*weight, *penalty);
             let fresh = if w > 0.0 {
                 (w - (max + taken)).max(0.0)
             } else if w < 0.0 {
@@ -241,9 +242,8 @@ impl Linear {
             } else {
                 w
             };
-            self.table.w[i] = fresh;
-            self.table.l1[i] = taken + (fresh - w);
-            bits |= poison(fresh) | poison(self.table.l1[i]);
+            (*weight, *penalty) = (fresh, taken + (fresh - w));
+            bits |= poison(fresh) | poison(*penalty);
         }
         bits
     }
@@ -257,8 +257,8 @@ fn clipped(clip: f64, slope: f64) -> f64 {
 }
 
 crate::wide! {
-    fn margin_of(start: f64, weights: &[f64], x: Features<'_>) -> f64 {
-        margin(start, weights, x)
+    fn margin_of(start: f64, table: &Table, x: Features<'_>) -> f64 {
+        table.margin(start, x)
     }
 }
 
@@ -268,7 +268,7 @@ crate::wide! {
         if weight == 0.0 {
             return Learned::Applied;
         }
-        let slope = model.loss.gradient(target, margin(model.intercept, &model.table.w, x)) * weight;
+        let slope = model.loss.gradient(target, model.table.margin(model.intercept, x)) * weight;
         model.step(model.optimizer, x, target, slope)
     }
 }
@@ -282,9 +282,9 @@ crate::wide! {
         weight: f64,
         score: &mut f64,
     ) -> Learned {
-        let scored = margin(model.intercept, &model.table.w, before);
+        let scored = model.table.margin(model.intercept, before);
         let learned = match after {
-            Some(x) => margin(model.intercept, &model.table.w, x),
+            Some(x) => model.table.margin(model.intercept, x),
             None => scored,
         };
         let (mean, gradient) = model.loss.mean_and_gradient(scored, target, learned);
@@ -330,7 +330,7 @@ impl Model for Linear {
     }
 
     fn score(&self, x: Features<'_>, _: &mut Scratch, out: &mut [f64]) {
-        out[0] = self.loss.mean(margin_of(self.intercept, &self.table.w, x));
+        out[0] = self.loss.mean(margin_of(self.intercept, &self.table, x));
     }
 
     fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
@@ -354,6 +354,14 @@ impl Model for Linear {
             return score_learn_dense(self, rate, before.dense, after.map(|x| x.dense), target, weight, score);
         }
         score_learn_row(self, before, after, target, weight, score)
+    }
+
+    fn fetches_ahead(&self) -> bool {
+        self.table.is_far()
+    }
+
+    fn prefetch(&self, indices: &[u32]) {
+        self.table.prefetch(indices);
     }
 
     fn save(&self, state: &mut State, prefix: &str) {

@@ -14,6 +14,7 @@ pub mod naive_bayes;
 pub mod optimizer;
 pub mod options;
 pub mod passive_aggressive;
+pub mod quad;
 pub(crate) mod random;
 pub mod softmax;
 pub mod table;
@@ -99,6 +100,15 @@ pub trait Model: Send {
     /// True for models that learn online.
     fn learns(&self) -> bool {
         true
+    }
+
+    /// True where hashed slots are so many that it pays to [`Model::prefetch`] what a later row will need.
+    fn fetches_ahead(&self) -> bool {
+        false
+    }
+    /// Asks the processor to fetch what belongs to these slots. Changes nothing.
+    fn prefetch(&self, indices: &[u32]) {
+        let _ = indices;
     }
 
     /// Stores everything that a later score depends on under `prefix` (`{prefix}weights`, …).

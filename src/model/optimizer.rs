@@ -7,8 +7,11 @@
 use super::Features;
 use super::loss::Loss;
 use super::options::{Options, Range};
+use super::quad::{Four, Quad};
+use super::softmax::Slopes;
 use super::table::Table;
 use crate::error::{Fault, Result};
+use std::array::from_fn;
 
 /// A learning rate, by the number of steps taken.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -178,37 +181,98 @@ impl Optimizer {
         match *self {
             Optimizer::Sgd { rate } => {
                 let rate = rate.at(t);
-                // Grouped so that all but one product is ready before the slope is known.
                 let shrink = rate * l2;
-                table.each1(x, |x, w| (w - shrink * w) - (rate * x) * slope)
+                table.each1(x, |x, w| sgd(x, w, slope, rate, shrink))
             }
             Optimizer::AdaGrad { rate, eps } => {
                 let rate = rate.at(t);
-                table.each2(x, |x, w, g2| {
-                    let g = x * slope + l2 * w;
-                    let g2 = g2 + g * g;
-                    (w - rate / (g2 + eps).sqrt() * g, g2)
-                })
+                table.each2(x, |x, w, g2| adagrad(x * slope + l2 * w, w, g2, rate, eps))
             }
-            Optimizer::Adam { rate, beta_1, beta_2, eps } => {
-                let steps = t as f64 + 1.0;
-                let rate = rate.at(t) * warm_up(beta_2, steps).sqrt() / warm_up(beta_1, steps);
-                table.each3(x, |x, w, m, v| {
-                    let g = x * slope + l2 * w;
-                    let m = beta_1 * m + (1.0 - beta_1) * g;
-                    let v = beta_2 * v + (1.0 - beta_2) * (g * g);
-                    (w - rate * m / (v.sqrt() + eps), m, v)
-                })
+            Optimizer::Adam { beta_1, beta_2, eps, .. } => {
+                let rate = self.warmed_up(t);
+                table.each3(x, |x, w, m, v| adam(x * slope + l2 * w, [w, m, v], rate, [beta_1, beta_2], eps))
             }
-            Optimizer::Ftrl { alpha, beta, l1, l2: pull } => table.each3(x, |x, w, z, n| {
-                let g = x * slope + l2 * w;
-                let fresh = -(1.0 / ((beta + n.sqrt()) / alpha + pull)) * (z - l1.copysign(z));
-                let w = if z.abs() > l1 { fresh } else { w };
-                let sum = n + g * g;
-                (w, z + (g - (sum.sqrt() - n.sqrt()) / alpha * w), sum)
+            Optimizer::Ftrl { alpha, beta, l1, l2: pull } => {
+                table.each3(x, |x, w, z, n| ftrl(x * slope + l2 * w, [w, z, n], [alpha, beta, l1, pull]))
+            }
+        }
+    }
+
+    /// [`Optimizer::step`] of four classes at once, the `t`-th of each. A class without a slope takes no step.
+    #[inline(always)]
+    pub fn step_four(&self, quad: &mut Quad, t: [u64; 4], x: Features<'_>, slopes: Slopes, l2: f64) -> u64 {
+        let (steps, slope) = (slopes.map(|slope| slope.is_some()), slopes.map(|slope| slope.unwrap_or(0.0)));
+        let rate = t.map(|t| self.warmed_up(t));
+        let pick = |k: usize, new: f64, old: f64| if steps[k] { new } else { old };
+        match *self {
+            Optimizer::Sgd { .. } => {
+                quad.each(x, |x, [w]| [from_fn(|k| pick(k, sgd(x, w[k], slope[k], rate[k], rate[k] * l2), w[k]))])
+            }
+            Optimizer::AdaGrad { eps, .. } => quad.each(x, |x, [w, g2]| {
+                let new: [_; 4] = from_fn(|k| adagrad(x * slope[k] + l2 * w[k], w[k], g2[k], rate[k], eps));
+                [from_fn(|k| pick(k, new[k].0, w[k])), from_fn(|k| pick(k, new[k].1, g2[k]))]
+            }),
+            Optimizer::Adam { beta_1, beta_2, eps, .. } => quad.each(x, |x, old: [_; 3]| {
+                let [w, m, v] = old;
+                let betas = [beta_1, beta_2];
+                let new: [_; 4] =
+                    from_fn(|k| adam(x * slope[k] + l2 * w[k], [w[k], m[k], v[k]], rate[k], betas, eps).into());
+                picked(new, old, pick)
+            }),
+            Optimizer::Ftrl { alpha, beta, l1, l2: pull } => quad.each(x, |x, old: [_; 3]| {
+                let [w, z, n] = old;
+                let options = [alpha, beta, l1, pull];
+                let new: [_; 4] = from_fn(|k| ftrl(x * slope[k] + l2 * w[k], [w[k], z[k], n[k]], options).into());
+                picked(new, old, pick)
             }),
         }
     }
+
+    /// The rate at the `t`-th step (Adam's with the correction of its averages' start); 0 for FTRL, which has none.
+    #[inline(always)]
+    fn warmed_up(&self, t: u64) -> f64 {
+        match *self {
+            Optimizer::Sgd { rate } | Optimizer::AdaGrad { rate, .. } => rate.at(t),
+            Optimizer::Adam { rate, beta_1, beta_2, .. } => {
+                let steps = t as f64 + 1.0;
+                rate.at(t) * warm_up(beta_2, steps).sqrt() / warm_up(beta_1, steps)
+            }
+            Optimizer::Ftrl { .. } => 0.0,
+        }
+    }
+}
+
+/// Three columns of four classes, from four classes of three columns.
+#[inline(always)]
+fn picked(new: [[f64; 3]; 4], old: [Four; 3], pick: impl Fn(usize, f64, f64) -> f64) -> [Four; 3] {
+    from_fn(|column| from_fn(|k| pick(k, new[k][column], old[column][k])))
+}
+
+#[inline(always)]
+fn sgd(x: f64, w: f64, slope: f64, rate: f64, shrink: f64) -> f64 {
+    // Grouped so that all but one product is ready before the slope is known.
+    (w - shrink * w) - (rate * x) * slope
+}
+
+#[inline(always)]
+fn adagrad(g: f64, w: f64, g2: f64, rate: f64, eps: f64) -> (f64, f64) {
+    let g2 = g2 + g * g;
+    (w - rate / (g2 + eps).sqrt() * g, g2)
+}
+
+#[inline(always)]
+fn adam(g: f64, [w, m, v]: [f64; 3], rate: f64, [beta_1, beta_2]: [f64; 2], eps: f64) -> (f64, f64, f64) {
+    let m = beta_1 * m + (1.0 - beta_1) * g;
+    let v = beta_2 * v + (1.0 - beta_2) * (g * g);
+    (w - rate * m / (v.sqrt() + eps), m, v)
+}
+
+#[inline(always)]
+fn ftrl(g: f64, [w, z, n]: [f64; 3], [alpha, beta, l1, pull]: [f64; 4]) -> (f64, f64, f64) {
+    let fresh = -(1.0 / ((beta + n.sqrt()) / alpha + pull)) * (z - l1.copysign(z));
+    let w = if z.abs() > l1 { fresh } else { w };
+    let sum = n + g * g;
+    (w, z + (g - (sum.sqrt() - n.sqrt()) / alpha * w), sum)
 }
 
 /// 1 − beta^steps. Since beta ≤ e^−(1−beta), the power is below 2⁻⁵⁷ and lost to rounding after 40 / (1 − beta) steps.

@@ -5,7 +5,7 @@
 //! the same, so that scores agree; `preset = "paper"` measures against y. An event's weight multiplies
 //! the step; an event of weight 0 changes nothing.
 
-use super::kernels::{finite, margin, poison, sigmoid, squared_norm};
+use super::kernels::{finite, poison, sigmoid, squared_norm};
 use super::linear::{class_of, class_weight};
 use super::options::{Options, Range};
 use super::table::{Table, read_one_finite};
@@ -36,7 +36,7 @@ pub fn passive_aggressive(mut o: Options<'_>, shape: &Shape) -> Result<Box<dyn M
         eps: 0.1,
         doubled: false,
         class_weight: [1.0, 1.0],
-        table: Table::new(shape.dense.len() + shape.slots, 0, false, shape.slots == 0),
+        table: Table::new(shape.dense.len(), shape.slots, 0),
         intercept: 0.0,
     };
     if task == Task::Binary {
@@ -66,7 +66,7 @@ struct PassiveAggressive {
 
 impl PassiveAggressive {
     fn raw(&self, x: Features<'_>) -> f64 {
-        margin(self.intercept, &self.table.w, x)
+        self.table.margin(self.intercept, x)
     }
 
     /// The loss, and the direction in which to step.
@@ -119,6 +119,14 @@ impl Model for PassiveAggressive {
         }
         self.intercept = intercept;
         Learned::Applied
+    }
+
+    fn fetches_ahead(&self) -> bool {
+        self.table.is_far()
+    }
+
+    fn prefetch(&self, indices: &[u32]) {
+        self.table.prefetch(indices);
     }
 
     fn save(&self, state: &mut State, prefix: &str) {

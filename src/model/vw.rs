@@ -5,7 +5,7 @@
 //! is one more feature of value 1, features of value 0 are left out, and scores (but those of logistic
 //! loss) stay within 0 and the labels seen so far.
 
-use super::kernels::{exp, finite, margin, poison, sigmoid};
+use super::kernels::{exp, finite, poison, sigmoid};
 use super::linear::{class_of, class_weight};
 use super::options::{Options, Range};
 use super::table::{Table, read_finite};
@@ -111,7 +111,7 @@ pub struct Vw {
     eta: f64,
     decay: Decay,
     class_weight: [f64; 2],
-    /// Weights, Σ of squared gradients, largest magnitude; the last cell is the intercept's.
+    /// Weights, Σ of squared gradients, largest magnitude; behind the dense features the intercept's.
     table: Table,
     /// Σ over examples of weight · Σ (x / scale)².
     norm_sum: f64,
@@ -168,7 +168,7 @@ impl Vw {
             eta,
             decay: Decay { power_t },
             class_weight: [1.0, 1.0],
-            table: Table::new(shape.dense.len() + shape.slots + 1, 2, false, false),
+            table: Table::with_own(shape.dense.len(), shape.slots, 2, 1),
             norm_sum: 0.0,
             weight_sum: 0.0,
             label_min: -range,
@@ -178,25 +178,22 @@ impl Vw {
 
     /// The raw score before it is kept within the labels.
     fn raw(&self, x: Features<'_>) -> f64 {
-        margin(self.table.w[self.table.w.len() - 1], &self.table.w, x)
+        self.table.margin(self.table.w[self.table.w.len() - 1], x)
     }
 
     /// Calls `f` with (weight, g2, scale) and value of each feature that isn't 0, the intercept last.
     fn each(&mut self, x: Features<'_>, mut f: impl FnMut([&mut f64; 3], f64)) {
-        let (dense, last) = (x.dense.len(), self.table.w.len() - 1);
+        let own = self.table.w.len() - 1;
         let Table { w, a, b, .. } = &mut self.table;
-        let mut cell = |i: usize, x: f64| {
-            if x != 0.0 {
-                f([&mut w[i], &mut a[i], &mut b[i]], x);
-            }
-        };
-        for (i, x) in x.dense.iter().enumerate() {
-            cell(i, *x);
+        let columns = w.iter_mut().zip(a).zip(b).map(|((w, a), b)| [w, a, b]);
+        for (cell, x) in columns.zip(x.dense).filter(|(_, x)| **x != 0.0) {
+            f(cell, *x);
         }
-        for (&index, x) in x.indices.iter().zip(x.values) {
-            cell(dense + index as usize, *x);
+        for (index, x) in x.indices.iter().zip(x.values).filter(|(_, x)| **x != 0.0) {
+            f(self.table.cell3(*index), *x);
         }
-        cell(last, 1.0);
+        let Table { w, a, b, .. } = &mut self.table;
+        f([&mut w[own], &mut a[own], &mut b[own]], 1.0);
     }
 
     /// Takes the example into the features' statistics. Returns how far a unit of update moves the
@@ -287,6 +284,14 @@ impl Model for Vw {
         [self.table.w[last], self.table.a[last], self.table.b[last]] = intercept;
         self.set_numbers(numbers);
         Learned::Refused
+    }
+
+    fn fetches_ahead(&self) -> bool {
+        self.table.is_far()
+    }
+
+    fn prefetch(&self, indices: &[u32]) {
+        self.table.prefetch(indices);
     }
 
     fn save(&self, state: &mut State, prefix: &str) {

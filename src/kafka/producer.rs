@@ -34,9 +34,6 @@ const FAILURE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the broker may take no messages; longer than the library tries to deliver one.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(330);
 
-/// No partition for all messages of a call (`RD_KAFKA_PARTITION_UA`).
-const EACH_ITS_OWN: i32 = -1;
-
 /// Keeps the first delivery that failed, and listens for ends of transactions that were not answered.
 #[derive(Default)]
 struct Deliveries {
@@ -72,8 +69,8 @@ impl ProducerContext for Deliveries {
 struct Client {
     producer: BaseProducer<Deliveries>,
     topics: Vec<(String, *mut sys::rd_kafka_topic_t)>,
-    /// Room for the messages of a call; empty between calls.
-    batch: Vec<sys::rd_kafka_message_t>,
+    /// Room for the messages of a call, by partition; empty between calls.
+    batches: Vec<(i32, Vec<sys::rd_kafka_message_t>)>,
 }
 
 // The C client and its topic handles are thread safe.
@@ -325,29 +322,39 @@ impl Drop for LaneProducer {
 }
 
 impl Client {
-    /// The fast path: no headers, no copy of the topic's name, and one call for all messages, which reads the clocks
-    /// and takes the locks once and not for each.
+    /// The fast path: no headers, no copy of the topic's name, and one call for all messages of a partition, which
+    /// reads the clocks and takes the locks once and not for each.
     fn send_plain<'m>(
         &mut self,
         topic: &str,
         messages: impl Iterator<Item = (i32, Option<&'m [u8]>, &'m [u8])>,
     ) -> Result<()> {
         let handle = self.topic(topic)?;
-        let mut batch = std::mem::take(&mut self.batch);
-        batch.extend(messages.map(|(partition, key, value)| sys::rd_kafka_message_t {
-            err: sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
-            rkt: std::ptr::null_mut(),
-            partition,
-            payload: value.as_ptr() as *mut c_void,
-            len: value.len(),
-            key: key.map_or(std::ptr::null(), <[u8]>::as_ptr) as *mut c_void,
-            key_len: key.map_or(0, <[u8]>::len),
-            offset: 0,
-            _private: std::ptr::null_mut(),
-        }));
-        let outcome = self.hand_over(topic, handle, &mut batch);
-        batch.clear();
-        self.batch = batch;
+        let mut batches = std::mem::take(&mut self.batches);
+        for (partition, key, value) in messages {
+            let batch = match batches.iter_mut().position(|(of, _)| *of == partition) {
+                Some(known) => &mut batches[known].1,
+                None => {
+                    batches.push((partition, Vec::new()));
+                    &mut batches.last_mut().expect("just pushed").1
+                }
+            };
+            batch.push(sys::rd_kafka_message_t {
+                err: sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
+                rkt: std::ptr::null_mut(),
+                partition,
+                payload: value.as_ptr() as *mut c_void,
+                len: value.len(),
+                key: key.map_or(std::ptr::null(), <[u8]>::as_ptr) as *mut c_void,
+                key_len: key.map_or(0, <[u8]>::len),
+                offset: 0,
+                _private: std::ptr::null_mut(),
+            });
+        }
+        let mut full = batches.iter_mut().filter(|(_, batch)| !batch.is_empty());
+        let outcome = full.try_for_each(|(partition, batch)| self.hand_over(topic, handle, *partition, batch));
+        batches.iter_mut().for_each(|(_, batch)| batch.clear());
+        self.batches = batches;
         outcome
     }
 
@@ -355,21 +362,26 @@ impl Client {
         &self,
         topic: &str,
         handle: *mut sys::rd_kafka_topic_t,
+        partition: i32,
         mut batch: &mut [sys::rd_kafka_message_t],
     ) -> Result<()> {
         let patience = Instant::now();
         while !batch.is_empty() {
-            let flags = sys::RD_KAFKA_MSG_F_COPY | sys::RD_KAFKA_MSG_F_PARTITION;
+            // One partition a call: with several, the library takes one that it doesn't know yet for part of the
+            // transaction by the number -1, and the broker refuses.
             // SAFETY: the handle is of this producer; values and keys live as long as this call, and the library copies
             // them (F_COPY) and changes nothing but the errors.
-            unsafe { sys::rd_kafka_produce_batch(handle, EACH_ITS_OWN, flags, batch.as_mut_ptr(), batch.len() as i32) };
+            unsafe {
+                let (messages, count) = (batch.as_mut_ptr(), batch.len() as i32);
+                sys::rd_kafka_produce_batch(handle, partition, sys::RD_KAFKA_MSG_F_COPY, messages, count)
+            };
             let refused = |m: &sys::rd_kafka_message_t| m.err != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
             let taken = batch.iter().position(refused).unwrap_or(batch.len());
             (0..taken).for_each(|_| faults::step("kafka.produce"));
             batch = &mut batch[taken..];
             if let Some(first) = batch.first() {
                 // A full queue takes none of those behind the first either: they keep their order.
-                self.wait_for_room(topic, first.partition, RDKafkaErrorCode::from(first.err), patience)?;
+                self.wait_for_room(topic, partition, RDKafkaErrorCode::from(first.err), patience)?;
             }
         }
         Ok(())
@@ -527,7 +539,7 @@ fn connect(options: &KafkaOptions) -> Result<Client> {
         })?;
         faults::step("kafka.initialised");
     }
-    Ok(Client { producer, topics: Vec::new(), batch: Vec::new() })
+    Ok(Client { producer, topics: Vec::new(), batches: Vec::new() })
 }
 
 /// What to do about a message that is refused for its length.

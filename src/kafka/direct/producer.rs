@@ -149,7 +149,7 @@ impl Producer {
         });
         if answer.as_ref().is_err_and(|error| {
             let ours = name.is_some() && identity.id >= 0;
-            error.code().is_some_and(|c| c == code::PRODUCER_FENCED || (ours && c == code::INVALID_PRODUCER_EPOCH))
+            error.code().is_some_and(|c| c == code::PRODUCER_FENCED || (ours && code::is_fence(c)))
         }) {
             self.fenced = true;
         }

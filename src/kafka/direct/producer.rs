@@ -23,6 +23,7 @@ use super::produce_call::{Outcome, Produce, write_heads};
 use super::settings::{ProduceSettings, Settings};
 use super::transaction::Ending;
 use super::txn_calls::{Identity, InitProducerId};
+use crate::faults;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -345,13 +346,8 @@ impl Producer {
     fn give_up_overdue(&self) -> Result<()> {
         let limit = self.settings.delivery_timeout;
         let overdue = self.slots.iter().find(|s| s.waiting.front().is_some_and(|batch| batch.sealed.elapsed() > limit));
-        match overdue {
-            None => Ok(()),
-            Some(slot) => {
-                let what = format!("{}/{}: the broker takes no messages", self.topics[slot.topic], slot.partition);
-                Err(Error::Timeout(what))
-            }
-        }
+        let Some(slot) = overdue else { return Ok(()) };
+        Err(Error::Timeout(format!("{}/{}: the broker takes no messages", self.topics[slot.topic], slot.partition)))
     }
 
     /// Sends a request to each broker that has room, with a batch for each partition that has one waiting.
@@ -530,7 +526,8 @@ impl Producer {
             slot.on_their_way -= 1;
             // Behind a batch that failed, the next ones are out of order: they go again with it.
             let behind = slot.held && code == code::OUT_OF_ORDER_SEQUENCE_NUMBER;
-            if code == code::NONE || code == code::DUPLICATE_SEQUENCE_NUMBER {
+            let moved = code::is_stale_leader(code) && faults::planted("moved-leader-taken-as-written");
+            if code == code::NONE || code == code::DUPLICATE_SEQUENCE_NUMBER || moved {
                 if self.spares.len() < SPARES_MAX {
                     let mut builder = batch.builder;
                     builder.clear();
@@ -557,9 +554,13 @@ impl Producer {
     }
 
     /// Holds the partition, and puts a batch back to its place among those that wait.
-    fn put_back(&mut self, number: usize, batch: Batch) {
+    fn put_back(&mut self, number: usize, mut batch: Batch) {
         let slot = &mut self.slots[number];
         slot.held = true;
+        if faults::planted("retry-renumbered") {
+            (batch.sequence, slot.next_sequence) = (slot.next_sequence, slot.next_sequence + batch.builder.count());
+            let _ = batch.builder.seal(self.settings.compression, self.identity, batch.sequence, true);
+        }
         // By age: sequences are counted round.
         let at = slot.waiting.partition_point(|other| other.sealed < batch.sealed || comes_before(other, &batch));
         slot.waiting.insert(at, batch);

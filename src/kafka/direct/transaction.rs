@@ -274,6 +274,13 @@ impl Producer {
                     }
                     return Ok(());
                 }
+                Err(error)
+                    if (error.breaks_connection() || error.code().is_some_and(code::is_stale_coordinator))
+                        && faults::planted("end-taken-as-done") =>
+                {
+                    self.ended(None);
+                    return Ok(());
+                }
                 Err(error) if (error.may_pass() || error.breaks_connection()) && Instant::now() < deadline => {
                     // These two say that the coordinator may have begun with it before it stepped back.
                     let stepped_back = [code::COORDINATOR_NOT_AVAILABLE, code::REQUEST_TIMED_OUT];

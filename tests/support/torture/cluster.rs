@@ -66,12 +66,12 @@ impl Mover {
         let mut topics: Vec<(String, i32)> =
             ends.iter().map(|(end, partitions)| (stream.topic(end), *partitions)).collect();
         topics.extend(["__transaction_state", "__consumer_offsets"].map(|name| (name.to_string(), 1)));
-        let settings = Settings::new(&stream.broker.address());
+        let (settings, pause_ms) = (Settings::new(&stream.broker.address()), plan.pause_ms);
         let thread = std::thread::spawn(move || {
             let mut cluster = Cluster::new(settings).expect("a cluster");
             let mut troubles = Troubles::default();
             while !told.load(Relaxed) {
-                std::thread::sleep(Duration::from_millis(30 + random.below(300)));
+                std::thread::sleep(Duration::from_millis(pause_ms / 10 + random.below(pause_ms)));
                 match random.below(24) {
                     choice if choice < calm => {
                         let (topic, partitions) = &topics[random.below(topics.len() as u64) as usize];

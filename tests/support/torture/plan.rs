@@ -75,6 +75,8 @@ pub struct Plan {
     pub plant: Option<String>,
     /// On a cluster of three in trouble: how many of 24 times it is only leaders that move. `None`: one broker, well.
     pub calm: Option<u64>,
+    /// Most ms between two troubles.
+    pub pause_ms: u64,
 }
 
 impl Plan {
@@ -171,6 +173,7 @@ impl Plan {
             damages: false,
             plant: None,
             calm: None,
+            pause_ms: 300,
         }
     }
 

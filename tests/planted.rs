@@ -29,6 +29,8 @@ enum Suite {
     Forged,
     /// Kills while the leaders of a cluster's partitions move, those of its coordinators too.
     Cluster,
+    /// Leaders move away from batches that their successors have, while a broker that is held keeps them unanswered.
+    Waiting,
     /// Only a machine that loses what was not synced can tell.
     PowerCut,
 }
@@ -52,6 +54,7 @@ const TABLE: &[(&str, Suite)] = &[
     ("moved-leader-taken-as-written", Suite::Cluster),
     ("offset-before-produce", Suite::Cluster),
     ("retry-renumbered", Suite::Cluster),
+    ("retry-renumbered", Suite::Waiting),
     ("output-not-cut-back", Suite::Files),
     ("digest-not-compared", Suite::Forged),
     ("checkpoint-not-fsynced", Suite::PowerCut),
@@ -90,6 +93,7 @@ fn try_suite(suite: Suite, seed: u64, plant: Option<&str>) -> Result<(), String>
             let work = [ready(500), At::Step("checkpoint.kept", 3), ready(900), At::Step("kafka.flush", 12)];
             (Road::Kafka, [&work[..], &[At::Step("kafka.commit", 9)], &work, &work].concat())
         }
+        Suite::Waiting => (Road::Kafka, vec![ready(4_000); 3]),
         Suite::Files => (
             Road::Files,
             vec![
@@ -112,7 +116,11 @@ fn try_suite(suite: Suite, seed: u64, plant: Option<&str>) -> Result<(), String>
     let mut plan = Plan::with(seed, road, false, deaths);
     plan.plant = plant.map(str::to_string);
     (plan.lanes, plan.partitions, plan.first_spec) = (1, 3, (seed % 3) as usize);
-    (plan.calm, plan.pause_ms) = ((suite == Suite::Cluster).then_some(24), 80);
+    (plan.calm, plan.waits) = match suite {
+        Suite::Cluster => (Some(24), false),
+        Suite::Waiting => (Some(20), true),
+        _ => (None, false),
+    };
     let alone = std::env::var_os("MILLSTREAM_PLANTED").is_some();
     let say = |line: String| alone.then(|| eprintln!("{line}")).unwrap_or_default();
     run(&plan, &say).map(|_| ()).map_err(|failure| failure.why)
@@ -215,10 +223,17 @@ fn every_planted_mistake_is_caught() {
     assert_eq!(listed, all, "the table and faults::MISTAKES");
     let only = std::env::var("MILLSTREAM_PLANTED").ok();
     // Each suite without a mistake, then each mistake.
-    let mut jobs: Vec<(Option<&str>, Suite)> =
-        [Suite::Topics, Suite::Checkpoints, Suite::Cluster, Suite::Files, Suite::Forged, Suite::PowerCut]
-            .map(|suite| (None, suite))
-            .to_vec();
+    let mut jobs: Vec<(Option<&str>, Suite)> = [
+        Suite::Topics,
+        Suite::Checkpoints,
+        Suite::Cluster,
+        Suite::Waiting,
+        Suite::Files,
+        Suite::Forged,
+        Suite::PowerCut,
+    ]
+    .map(|suite| (None, suite))
+    .to_vec();
     jobs.extend(TABLE.iter().map(|(mistake, suite)| (Some(*mistake), *suite)));
     jobs.retain(|(mistake, _)| only.is_none() || *mistake == only.as_deref());
     if let Err(reason) = power_can_fail() {
@@ -226,7 +241,8 @@ fn every_planted_mistake_is_caught() {
         jobs.retain(|(_, suite)| *suite != Suite::PowerCut);
     }
     // One thread has the cluster for itself, then helps the other.
-    let (on_cluster, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, suite)| *suite == Suite::Cluster);
+    let (on_cluster, others): (Vec<_>, Vec<_>) =
+        jobs.into_iter().partition(|(_, suite)| matches!(suite, Suite::Cluster | Suite::Waiting));
     let (next, rows) = ([AtomicUsize::new(0), AtomicUsize::new(0)], Mutex::new(Vec::new()));
     let take = |queue: usize| [&on_cluster, &others][queue].get(next[queue].fetch_add(1, Relaxed)).copied();
     let work = |has_cluster: bool| {

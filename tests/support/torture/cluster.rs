@@ -12,13 +12,22 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many brokers there are; each has a replica of every partition.
 const BROKERS: i32 = 3;
 
 /// Longer than the controller waits for a broker's heartbeat.
 const GIVEN_UP: Duration = Duration::from_millis(4_500);
+
+/// How long what is written may gather behind a broker that is held.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// How long an answer is waited for while a broker is held: it may be the one that decides.
+const ANSWER_MAX: Duration = Duration::from_millis(500);
+
+/// How long it is held while leaders move: shorter than the controller waits, so that all goes on waiting for it.
+const HELD_MAX: Duration = Duration::from_millis(1_500);
 
 /// How long a move may take.
 const MOVE_MAX_MS: i32 = 10_000;
@@ -66,16 +75,23 @@ impl Mover {
         let mut topics: Vec<(String, i32)> =
             ends.iter().map(|(end, partitions)| (stream.topic(end), *partitions)).collect();
         topics.extend(["__transaction_state", "__consumer_offsets"].map(|name| (name.to_string(), 1)));
-        let (settings, pause_ms) = (Settings::new(&stream.broker.address()), plan.pause_ms);
+        let (settings, waits) = (Settings::new(&stream.broker.address()), plan.waits);
         let thread = std::thread::spawn(move || {
-            let mut cluster = Cluster::new(settings).expect("a cluster");
+            let mut cluster = Cluster::new(settings.clone()).expect("a cluster");
             let mut troubles = Troubles::default();
             while !told.load(Relaxed) {
-                std::thread::sleep(Duration::from_millis(pause_ms / 10 + random.below(pause_ms)));
+                std::thread::sleep(Duration::from_millis(30 + random.below(300)));
                 match random.below(24) {
                     choice if choice < calm => {
                         let (topic, partitions) = &topics[random.below(topics.len() as u64) as usize];
-                        troubles.moved += move_leaders(&mut cluster, topic, *partitions, random.below(3) as i32);
+                        let turn = random.below(3) as i32;
+                        let first = |partition| (partition + turn) % BROKERS;
+                        troubles.moved += move_leaders(&mut cluster, topic, *partitions, &first);
+                    }
+                    _ if waits => {
+                        let held = random.below(BROKERS as u64) as usize;
+                        troubles.moved += move_while_held(held, &settings, &topics[1..3]);
+                        troubles.held += 1;
                     }
                     _ => {
                         let broker = &brokers()[random.below(BROKERS as u64) as usize];
@@ -125,9 +141,29 @@ fn trouble(kind: u64, broker: &Broker, troubles: &mut Troubles) {
     broker.start();
 }
 
-/// Gives the partitions of a topic another first replica, and has it elected. How many leaders that moved.
-fn move_leaders(cluster: &mut Cluster, topic: &str, partitions: i32, turn: i32) -> u64 {
-    let of = |partition: i32| (0..BROKERS).map(move |n| (partition + turn + n) % BROKERS + 1).collect();
+/// Holds a broker until what is written to topics waits for it and nothing else, and moves their leaders to where it
+/// was written already: the batches are there, and their writers are told that they were not taken.
+fn move_while_held(held: usize, settings: &Settings, topics: &[(String, i32)]) -> u64 {
+    let mut settings = Settings { call_timeout: ANSWER_MAX, connect_timeout: ANSWER_MAX, ..settings.clone() };
+    settings.brokers.remove(held);
+    let mut others = Cluster::new(settings).expect("a cluster");
+    let mut move_to = |(topic, partitions): &(String, i32), turn: i32| {
+        move_leaders(&mut others, topic, *partitions, &|_| (held as i32 + turn) % BROKERS)
+    };
+    let mut moved: u64 = topics.iter().map(|topic| move_to(topic, 1)).sum();
+    std::thread::sleep(GATHER);
+    brokers()[held].signal(libc::SIGSTOP);
+    let began = Instant::now();
+    std::thread::sleep(GATHER);
+    moved += topics.iter().take_while(|_| began.elapsed() < HELD_MAX).map(|topic| move_to(topic, 2)).sum::<u64>();
+    brokers()[held].signal(libc::SIGCONT);
+    moved
+}
+
+/// Gives the partitions of a topic another first replica (the brokers are counted from 0), and has it elected. How
+/// many leaders that moved.
+fn move_leaders(cluster: &mut Cluster, topic: &str, partitions: i32, first: &dyn Fn(i32) -> i32) -> u64 {
+    let of = |partition: i32| (0..BROKERS).map(|n| (first(partition) + n) % BROKERS + 1).collect();
     let replicas: Vec<(i32, Vec<i32>)> = (0..partitions).map(|partition| (partition, of(partition))).collect();
     // A broker that is away, a topic that isn't made yet: another time.
     if cluster.ask_any(&Reassign { topic, replicas: &replicas }).is_err() {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How many brokers there are; each has a replica of every partition.
 const BROKERS: i32 = 3;
@@ -26,8 +26,8 @@ const GATHER: Duration = Duration::from_millis(200);
 /// How long an answer is waited for while a broker is held: it may be the one that decides.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 
-/// How long it is held while leaders move: shorter than the controller waits, so that all goes on waiting for it.
-const HELD_MAX: Duration = Duration::from_millis(1_500);
+/// How long leaders stay: a lane that was set back by the last move is at work again.
+const LEAD: Duration = Duration::from_millis(1_500);
 
 /// How long a move may take.
 const MOVE_MAX_MS: i32 = 10_000;
@@ -78,7 +78,7 @@ impl Mover {
         let (settings, waits) = (Settings::new(&stream.broker.address()), plan.waits);
         let thread = std::thread::spawn(move || {
             let mut cluster = Cluster::new(settings.clone()).expect("a cluster");
-            let mut troubles = Troubles::default();
+            let (mut troubles, mut leads) = (Troubles::default(), 0);
             while !told.load(Relaxed) {
                 std::thread::sleep(Duration::from_millis(30 + random.below(300)));
                 match random.below(24) {
@@ -89,9 +89,8 @@ impl Mover {
                         troubles.moved += move_leaders(&mut cluster, topic, *partitions, &first);
                     }
                     _ if waits => {
-                        let held = random.below(BROKERS as u64) as usize;
-                        troubles.moved += move_while_held(held, &settings, &topics[1..3]);
-                        troubles.held += 1;
+                        troubles.moved += move_while_held(leads, &settings, &topics[1..3]);
+                        (leads, troubles.held) = ((leads + 2) % BROKERS, troubles.held + 1);
                     }
                     _ => {
                         let broker = &brokers()[random.below(BROKERS as u64) as usize];
@@ -141,22 +140,23 @@ fn trouble(kind: u64, broker: &Broker, troubles: &mut Troubles) {
     broker.start();
 }
 
-/// Holds a broker until what is written to topics waits for it and nothing else, and moves their leaders to where it
-/// was written already: the batches are there, and their writers are told that they were not taken.
-fn move_while_held(held: usize, settings: &Settings, topics: &[(String, i32)]) -> u64 {
+/// Lets a broker lead topics for a while, holds another until what is written waits for that and nothing else, and
+/// moves the leaders to the third, where it was written already: the batches are there, and their writers are told
+/// that they were not taken. How many leaders moved.
+fn move_while_held(leads: i32, settings: &Settings, topics: &[(String, i32)]) -> u64 {
+    let held = (leads + 1) % BROKERS;
     let mut settings = Settings { call_timeout: ANSWER_MAX, connect_timeout: ANSWER_MAX, ..settings.clone() };
-    settings.brokers.remove(held);
+    settings.brokers.remove(held as usize);
     let mut others = Cluster::new(settings).expect("a cluster");
-    let mut move_to = |(topic, partitions): &(String, i32), turn: i32| {
-        move_leaders(&mut others, topic, *partitions, &|_| (held as i32 + turn) % BROKERS)
+    let mut move_to = |broker: i32| -> u64 {
+        topics.iter().map(|(topic, partitions)| move_leaders(&mut others, topic, *partitions, &|_| broker)).sum()
     };
-    let mut moved: u64 = topics.iter().map(|topic| move_to(topic, 1)).sum();
+    let mut moved = move_to(leads);
+    std::thread::sleep(LEAD);
+    brokers()[held as usize].signal(libc::SIGSTOP);
     std::thread::sleep(GATHER);
-    brokers()[held].signal(libc::SIGSTOP);
-    let began = Instant::now();
-    std::thread::sleep(GATHER);
-    moved += topics.iter().take_while(|_| began.elapsed() < HELD_MAX).map(|topic| move_to(topic, 2)).sum::<u64>();
-    brokers()[held].signal(libc::SIGCONT);
+    moved += move_to((leads + 2) % BROKERS);
+    brokers()[held as usize].signal(libc::SIGCONT);
     moved
 }
 

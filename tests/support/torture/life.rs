@@ -180,7 +180,7 @@ fn damage(folder: &Path, way: u64) -> bool {
 
 /// What a lane may get over where brokers are in trouble, and how many times it did.
 const SETBACKS: [(&str, &str); 4] = [
-    ("could not be made: InvalidReplicationFactor", "a topic waited for brokers"),
+    ("could not be made: ", "a topic waited for brokers"),
     ("INVALID_PRODUCER_EPOCH", "aborted for a stale epoch"),
     ("the lane goes on from its last commit", "aborted for another reason"),
     // A request for a new epoch whose sender died, or gave up, and which came late.

@@ -78,7 +78,6 @@ pub const MISTAKES: &[&str] = &[
     "end-taken-as-done",
     "fetch-begins-at-new-leaders-end",
     "moved-leader-taken-as-written",
-    "retry-renumbered",
 ];
 
 /// True in a build with the feature `faults`.

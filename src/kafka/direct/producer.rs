@@ -518,7 +518,7 @@ impl Producer {
 
     fn take_in(&mut self, flight: Flight, outcomes: &[Outcome]) -> Result<()> {
         let mut fault = Ok(());
-        for (number, mut batch) in flight.batches {
+        for (number, batch) in flight.batches {
             let (topic, partition) = (self.slots[number].topic, self.slots[number].partition);
             let found = outcomes.iter().find(|o| o.partition == partition && o.topic == self.topics[topic]);
             let code = found.map_or(code::NETWORK_EXCEPTION, |outcome| outcome.code);
@@ -534,15 +534,10 @@ impl Producer {
                     self.spares.push(builder);
                 }
             } else if behind || code::may_pass(code) {
+                self.put_back(number, batch);
                 if code::is_stale_leader(code) {
                     self.cluster.forget_leaders(&self.topics[topic]);
-                    if faults::planted("retry-renumbered") {
-                        let next = &mut slot.next_sequence;
-                        (batch.sequence, *next) = (*next, *next + batch.builder.count());
-                        let _ = batch.builder.seal(self.settings.compression, self.identity, batch.sequence, true);
-                    }
                 }
-                self.put_back(number, batch);
             } else {
                 let words = found.and_then(|outcome| outcome.words.as_deref()).unwrap_or_default();
                 let mut what = format!("{}/{partition}", self.topics[topic]);

@@ -20,15 +20,6 @@ const BROKERS: i32 = 3;
 /// Longer than the controller waits for a broker's heartbeat.
 const GIVEN_UP: Duration = Duration::from_millis(4_500);
 
-/// How long what is written may gather behind a broker that is held.
-const GATHER: Duration = Duration::from_millis(200);
-
-/// How long an answer is waited for while a broker is held: it may be the one that decides.
-const ANSWER_MAX: Duration = Duration::from_millis(500);
-
-/// How long leaders stay: a lane that was set back by the last move is at work again.
-const LEAD: Duration = Duration::from_millis(1_500);
-
 /// How long a move may take.
 const MOVE_MAX_MS: i32 = 10_000;
 
@@ -75,22 +66,16 @@ impl Mover {
         let mut topics: Vec<(String, i32)> =
             ends.iter().map(|(end, partitions)| (stream.topic(end), *partitions)).collect();
         topics.extend(["__transaction_state", "__consumer_offsets"].map(|name| (name.to_string(), 1)));
-        let (settings, waits) = (Settings::new(&stream.broker.address()), plan.waits);
+        let settings = Settings::new(&stream.broker.address());
         let thread = std::thread::spawn(move || {
-            let mut cluster = Cluster::new(settings.clone()).expect("a cluster");
-            let (mut troubles, mut leads) = (Troubles::default(), 0);
+            let mut cluster = Cluster::new(settings).expect("a cluster");
+            let mut troubles = Troubles::default();
             while !told.load(Relaxed) {
                 std::thread::sleep(Duration::from_millis(30 + random.below(300)));
                 match random.below(24) {
                     choice if choice < calm => {
                         let (topic, partitions) = &topics[random.below(topics.len() as u64) as usize];
-                        let turn = random.below(3) as i32;
-                        let first = |partition| (partition + turn) % BROKERS;
-                        troubles.moved += move_leaders(&mut cluster, topic, *partitions, &first);
-                    }
-                    _ if waits => {
-                        troubles.moved += move_while_held(leads, &settings, &topics[1..3]);
-                        (leads, troubles.held) = ((leads + 2) % BROKERS, troubles.held + 1);
+                        troubles.moved += move_leaders(&mut cluster, topic, *partitions, random.below(3) as i32);
                     }
                     _ => {
                         let broker = &brokers()[random.below(BROKERS as u64) as usize];
@@ -140,30 +125,9 @@ fn trouble(kind: u64, broker: &Broker, troubles: &mut Troubles) {
     broker.start();
 }
 
-/// Lets a broker lead topics for a while, holds another until what is written waits for that and nothing else, and
-/// moves the leaders to the third, where it was written already: the batches are there, and their writers are told
-/// that they were not taken. How many leaders moved.
-fn move_while_held(leads: i32, settings: &Settings, topics: &[(String, i32)]) -> u64 {
-    let held = (leads + 1) % BROKERS;
-    let mut settings = Settings { call_timeout: ANSWER_MAX, connect_timeout: ANSWER_MAX, ..settings.clone() };
-    settings.brokers.remove(held as usize);
-    let mut others = Cluster::new(settings).expect("a cluster");
-    let mut move_to = |broker: i32| -> u64 {
-        topics.iter().map(|(topic, partitions)| move_leaders(&mut others, topic, *partitions, &|_| broker)).sum()
-    };
-    let mut moved = move_to(leads);
-    std::thread::sleep(LEAD);
-    brokers()[held as usize].signal(libc::SIGSTOP);
-    std::thread::sleep(GATHER);
-    moved += move_to((leads + 2) % BROKERS);
-    brokers()[held as usize].signal(libc::SIGCONT);
-    moved
-}
-
-/// Gives the partitions of a topic another first replica (the brokers are counted from 0), and has it elected. How
-/// many leaders that moved.
-fn move_leaders(cluster: &mut Cluster, topic: &str, partitions: i32, first: &dyn Fn(i32) -> i32) -> u64 {
-    let of = |partition: i32| (0..BROKERS).map(|n| (first(partition) + n) % BROKERS + 1).collect();
+/// Gives the partitions of a topic another first replica, and has it elected. How many leaders that moved.
+fn move_leaders(cluster: &mut Cluster, topic: &str, partitions: i32, turn: i32) -> u64 {
+    let of = |partition: i32| (0..BROKERS).map(move |n| (partition + turn + n) % BROKERS + 1).collect();
     let replicas: Vec<(i32, Vec<i32>)> = (0..partitions).map(|partition| (partition, of(partition))).collect();
     // A broker that is away, a topic that isn't made yet: another time.
     if cluster.ask_any(&Reassign { topic, replicas: &replicas }).is_err() {

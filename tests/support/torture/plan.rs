@@ -75,8 +75,6 @@ pub struct Plan {
     pub plant: Option<String>,
     /// On a cluster of three in trouble: how many of 24 times it is only leaders that move. `None`: one broker, well.
     pub calm: Option<u64>,
-    /// Brokers are never ended: one is held, and leaders move between the others while what was written waits for it.
-    pub waits: bool,
 }
 
 impl Plan {
@@ -173,7 +171,6 @@ impl Plan {
             damages: false,
             plant: None,
             calm: None,
-            waits: false,
         }
     }
 

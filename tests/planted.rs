@@ -29,8 +29,6 @@ enum Suite {
     Forged,
     /// Kills while the leaders of a cluster's partitions move, those of its coordinators too.
     Cluster,
-    /// Leaders move away from batches that their successors have, while a broker that is held keeps them unanswered.
-    Waiting,
     /// Only a machine that loses what was not synced can tell.
     PowerCut,
 }
@@ -53,7 +51,6 @@ const TABLE: &[(&str, Suite)] = &[
     ("fetch-begins-at-new-leaders-end", Suite::Cluster),
     ("moved-leader-taken-as-written", Suite::Cluster),
     ("offset-before-produce", Suite::Cluster),
-    ("retry-renumbered", Suite::Waiting),
     ("output-not-cut-back", Suite::Files),
     ("digest-not-compared", Suite::Forged),
     ("checkpoint-not-fsynced", Suite::PowerCut),
@@ -92,7 +89,6 @@ fn try_suite(suite: Suite, seed: u64, plant: Option<&str>) -> Result<(), String>
             let work = [ready(500), At::Step("checkpoint.kept", 3), ready(900), At::Step("kafka.flush", 12)];
             (Road::Kafka, [&work[..], &[At::Step("kafka.commit", 9)], &work, &work].concat())
         }
-        Suite::Waiting => (Road::Kafka, vec![ready(4_000); 3]),
         Suite::Files => (
             Road::Files,
             vec![
@@ -115,18 +111,13 @@ fn try_suite(suite: Suite, seed: u64, plant: Option<&str>) -> Result<(), String>
     let mut plan = Plan::with(seed, road, false, deaths);
     plan.plant = plant.map(str::to_string);
     (plan.lanes, plan.partitions, plan.first_spec) = (1, 3, (seed % 3) as usize);
-    (plan.calm, plan.waits) = match suite {
-        Suite::Cluster => (Some(24), false),
-        Suite::Waiting => (Some(0), true),
-        _ => (None, false),
-    };
-    if suite == Suite::Waiting {
-        // A batch that joins its transaction has to wait for the coordinator, which waits as well; later ones don't.
-        let long = || ["--set".to_string(), "delivery.commit_interval_ms=1500".to_string()];
-        plan.lives.iter_mut().for_each(|life| life.tuning.extend(long()));
-    }
+    plan.calm = (suite == Suite::Cluster).then_some(24);
     let alone = std::env::var_os("MILLSTREAM_PLANTED").is_some();
-    let say = |line: String| alone.then(|| eprintln!("{line}")).unwrap_or_default();
+    let say = |line: String| {
+        if alone {
+            eprintln!("{line}");
+        }
+    };
     run(&plan, &say).map(|_| ()).map_err(|failure| failure.why)
 }
 
@@ -227,17 +218,10 @@ fn every_planted_mistake_is_caught() {
     assert_eq!(listed, all, "the table and faults::MISTAKES");
     let only = std::env::var("MILLSTREAM_PLANTED").ok();
     // Each suite without a mistake, then each mistake.
-    let mut jobs: Vec<(Option<&str>, Suite)> = [
-        Suite::Topics,
-        Suite::Checkpoints,
-        Suite::Cluster,
-        Suite::Waiting,
-        Suite::Files,
-        Suite::Forged,
-        Suite::PowerCut,
-    ]
-    .map(|suite| (None, suite))
-    .to_vec();
+    let mut jobs: Vec<(Option<&str>, Suite)> =
+        [Suite::Topics, Suite::Checkpoints, Suite::Cluster, Suite::Files, Suite::Forged, Suite::PowerCut]
+            .map(|suite| (None, suite))
+            .to_vec();
     jobs.extend(TABLE.iter().map(|(mistake, suite)| (Some(*mistake), *suite)));
     jobs.retain(|(mistake, _)| only.is_none() || *mistake == only.as_deref());
     if let Err(reason) = power_can_fail() {
@@ -245,8 +229,7 @@ fn every_planted_mistake_is_caught() {
         jobs.retain(|(_, suite)| *suite != Suite::PowerCut);
     }
     // One thread has the cluster for itself, then helps the other.
-    let (on_cluster, others): (Vec<_>, Vec<_>) =
-        jobs.into_iter().partition(|(_, suite)| matches!(suite, Suite::Cluster | Suite::Waiting));
+    let (on_cluster, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, suite)| *suite == Suite::Cluster);
     let (next, rows) = ([AtomicUsize::new(0), AtomicUsize::new(0)], Mutex::new(Vec::new()));
     let take = |queue: usize| [&on_cluster, &others][queue].get(next[queue].fetch_add(1, Relaxed)).copied();
     let work = |has_cluster: bool| {

@@ -30,11 +30,11 @@ test:
 	MILLSTREAM_TEST_CLIENT=librdkafka $(CARGO) test --release --locked --test kafka_daemon
 	$(CARGO) test --release --locked --features faults --test torture
 
-## make torture       kills the daemon at every step, for as long as you like: SEED=, KILLS=, SECONDS_MAX=; ROUND= one round again;
+## make torture       kills the daemon at every step, for as long as you like: SEED=, KILLS=, SECONDS_MAX=; ROUND= one round again, FROM= from that round on;
 ##                    CLUSTER=1: while leaders move and brokers of three come and go
 torture:
 	@scripts/setup test
-	MILLSTREAM_TORTURE_CLUSTER=$(CLUSTER) \
+	MILLSTREAM_TORTURE_CLUSTER=$(CLUSTER) MILLSTREAM_TORTURE_FROM=$(FROM) \
 	MILLSTREAM_TORTURE_SEED=$(or $(SEED),$(shell date +%s)) MILLSTREAM_TORTURE_ROUND=$(ROUND) \
 	MILLSTREAM_TORTURE_KILLS=$(or $(KILLS),$(if $(SECONDS_MAX)$(ROUND),,1000)) MILLSTREAM_TORTURE_SECONDS=$(SECONDS_MAX) \
 	$(CARGO) test --release --locked --features faults --test torture -- --nocapture

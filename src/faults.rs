@@ -73,6 +73,11 @@ pub const MISTAKES: &[&str] = &[
     "dead-letters-outside-transaction",
     "seq-not-restored",
     "runs-out-of-order",
+    // the direct client's handling of trouble
+    "aborted-not-passed-over",
+    "end-taken-as-done",
+    "fetch-begins-at-new-leaders-end",
+    "moved-leader-taken-as-written",
 ];
 
 /// True in a build with the feature `faults`.

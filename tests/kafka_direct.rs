@@ -5,6 +5,8 @@
 mod support;
 
 use millstream::kafka::direct::build::{Entry, HeaderEntry};
+use millstream::kafka::direct::calls::CoordinatorOf;
+use millstream::kafka::direct::txn_calls::{Identity, InitProducerId};
 use millstream::kafka::direct::{
     Broken, Cluster, Error, FetchSettings, Fetcher, Membership, ProduceSettings, Producer, Settings, batch, code,
 };
@@ -236,6 +238,40 @@ fn commits_aborts_and_fences(broker: &Broker) {
     assert_eq!(after[expected.len()..], [b"behind".to_vec(), b"second".to_vec()]);
 }
 
+/// Somebody asks for the transactional id and never comes back for the answer. That ends the transaction which is open:
+/// in version 2 the producer learns that nobody has taken over, and goes on; before, it can't know.
+fn a_fence_that_goes_no_further(broker: &Broker) -> Result<(), Broken> {
+    broker.create_topic_with("half-fenced", 1, &[FOR_GOOD]);
+    let mut producer = Producer::open(settings(broker), transactional("half-fenced-0")).unwrap();
+    let outside = Membership::outside("half-fenced");
+    let send = |producer: &mut Producer, value: &[u8]| {
+        producer.send("half-fenced", 0, &entry(None, value)).and_then(|()| producer.flush())
+    };
+    send(&mut producer, b"before").unwrap();
+    producer.commit(&[], &outside).unwrap();
+    send(&mut producer, b"lost").unwrap();
+    let fence = InitProducerId { transactional: Some("half-fenced-0"), timeout_ms: 60_000, identity: Identity::NONE };
+    let asked =
+        Cluster::new(settings(broker)).unwrap().ask_coordinator(CoordinatorOf::Transaction, "half-fenced-0", &fence);
+    assert_eq!(asked.unwrap_err().code(), Some(code::CONCURRENT_TRANSACTIONS), "it ends the open transaction first");
+    settled(broker, "half-fenced", 0);
+    let refused = send(&mut producer, b"never").unwrap_err();
+    assert_eq!(refused.code(), Some(code::INVALID_PRODUCER_EPOCH), "{refused}");
+    producer.abort()?;
+    assert!(!producer.is_broken());
+    send(&mut producer, b"after").unwrap();
+    producer.commit(&[], &outside).unwrap();
+    settled(broker, "half-fenced", 0);
+    let read = read_from(broker, "half-fenced", 0, 0, true).into_iter().filter_map(|m| m.value);
+    assert_eq!(read.collect::<Vec<_>>(), [b"before".to_vec(), b"after".to_vec()]);
+    Ok(())
+}
+
+#[test]
+fn a_fence_that_goes_no_further_costs_one_transaction_in_version_2() {
+    a_fence_that_goes_no_further(Broker::shared()).unwrap();
+}
+
 #[test]
 fn transactions_commit_abort_and_fence_in_version_2() {
     commits_aborts_and_fences(Broker::shared());
@@ -245,6 +281,7 @@ fn transactions_commit_abort_and_fence_in_version_2() {
 fn transactions_commit_abort_and_fence_in_version_1() {
     let broker = Broker::with(|_, usual| usual, &["--feature".into(), "transaction.version=0".into()]);
     commits_aborts_and_fences(&broker);
+    assert!(matches!(a_fence_that_goes_no_further(&broker), Err(Broken::Fenced)));
 }
 
 /// What is written before the last transaction's markers are, a broker of 4.0 or later lets wait for 20 ms.

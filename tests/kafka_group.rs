@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use support::broker::Broker;
-use support::daemon::{Called, Daemon, Scene, until};
+use support::daemon::{Called, Daemon, Scene, is_fault, until};
 use support::events::SPEC;
 use support::library;
 use support::s3::S3;
@@ -81,7 +81,7 @@ impl Member {
 /// Nothing is an error but a transaction that a rebalance made void.
 #[track_caller]
 fn quiet(said: String) -> String {
-    let bad: Vec<&str> = said.lines().filter(|l| l.contains("ERROR") && !l.contains("transaction aborted")).collect();
+    let bad: Vec<&str> = said.lines().filter(|line| is_fault(line) && !line.contains("transaction aborted")).collect();
     assert!(bad.is_empty(), "{bad:?} in {said}");
     said
 }

@@ -15,7 +15,7 @@ use millstream::kafka::ClientKind;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use support::broker::{self, Broker};
-use support::daemon::Daemon;
+use support::daemon::{Daemon, is_fault, until};
 use support::events::Random;
 use support::proxy::{Act, Api, Proxy, broker_behind, older_broker_behind};
 use support::stage::{ANSWER_MS, Stage};
@@ -36,7 +36,7 @@ fn is_older(number: usize) -> bool {
 /// Two brokers for all these tests: the second speaks the older protocol.
 fn broker(number: usize) -> &'static Broker {
     static ALL: [OnceLock<Broker>; 2] = [const { OnceLock::new() }; 2];
-    let ways: Vec<&Proxy> = (0..8).filter(|way| is_older(*way) == is_older(number)).map(way).collect();
+    let ways: Vec<&Proxy> = (0..9).filter(|way| is_older(*way) == is_older(number)).map(way).collect();
     match is_older(number) {
         false => ALL[0].get_or_init(|| broker_behind(&ways)),
         true => ALL[1].get_or_init(|| older_broker_behind(&ways)),
@@ -46,7 +46,7 @@ fn broker(number: usize) -> &'static Broker {
 /// Each test has a way to its broker of its own.
 fn way(number: usize) -> &'static Proxy {
     static ALL: OnceLock<Vec<Proxy>> = OnceLock::new();
-    &ALL.get_or_init(|| (0..8).map(|_| Proxy::new()).collect())[number]
+    &ALL.get_or_init(|| (0..9).map(|_| Proxy::new()).collect())[number]
 }
 
 /// Everything that may happen to a request and its answer.
@@ -131,8 +131,8 @@ fn an_end_that_arrives_in_the_next_transaction_ends_nothing() {
 fn kill_and_start(stage: &Stage, daemon: &mut Option<Daemon>) {
     let said = daemon.take().expect("a daemon").kill();
     // A fence of its own that arrived late looks like a successor's: it is obeyed, and the lane taken again.
-    let error = |line: &&str| line.contains("ERROR") && !line.contains("was taken by another daemon");
-    assert!(!said.lines().any(|line| error(&line)) && !said.contains("differs"), "{said}");
+    let fault = |line: &str| is_fault(line) && !line.contains("was taken by another daemon");
+    assert!(!said.lines().any(fault) && !said.contains("differs"), "{said}");
     *daemon = Some(stage.scene.spawn(&[]));
 }
 
@@ -176,6 +176,33 @@ fn the_fence_at_the_start_is_lost_late_or_cut() {
         let silence = stage.proxy.rule(Api::Heartbeat, 0, u64::MAX, Act::LoseRequest);
         stage.proxy.next(Api::JoinGroup, Act::Watch).wait_met();
         silence.end();
+    });
+    stage.verdict(daemon.expect("a daemon"));
+}
+
+/// A daemon asks for its lane's transactional id and dies. The request arrives when its successor has a transaction
+/// open, and ends that; nobody takes the lane over. The successor loses no more than that transaction.
+#[test]
+fn a_fence_of_the_dead_arrives_late() {
+    let mut stage = Stage::new(broker(8), way(8), "dead", "");
+    let mut daemon = Some(stage.scene.start(&[]));
+    stage.meanwhile(&mut daemon, "a late fence of the dead", |stage, daemon| {
+        let late = stage.proxy.next(Api::InitProducerId, Act::HoldRequest);
+        kill_and_start(stage, daemon);
+        late.wait_met();
+        daemon.take().expect("a daemon").kill();
+        *daemon = Some(stage.scene.spawn(&["--set", "delivery.commit_interval_ms=3000"]));
+        // Its first transaction is the one that says what its lane found.
+        stage.proxy.next(Api::EndTxn, Act::Watch).wait_answered();
+        stage.proxy.next(Api::Produce, Act::Watch).wait_answered();
+        late.release();
+        late.wait_answered();
+        let said = until("a word about it", || {
+            let said = daemon.as_ref().expect("a daemon").said();
+            said.contains("a setback").then_some(said)
+        });
+        assert!(said.contains("INVALID_PRODUCER_EPOCH") && said.contains("an earlier start of this lane"), "{said}");
+        assert!(!said.contains("ERROR") && !said.contains("was taken by another daemon"), "{said}");
     });
     stage.verdict(daemon.expect("a daemon"));
 }

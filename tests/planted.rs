@@ -27,6 +27,8 @@ enum Suite {
     Files,
     /// A checkpoint that reads well and holds another model.
     Forged,
+    /// Kills while the leaders of a cluster's partitions move, those of its coordinators too.
+    Cluster,
     /// Only a machine that loses what was not synced can tell.
     PowerCut,
 }
@@ -44,6 +46,11 @@ const TABLE: &[(&str, Suite)] = &[
     ("seq-not-restored", Suite::Topics),
     ("runs-out-of-order", Suite::Topics),
     ("checkpoint-ahead-of-commit", Suite::Checkpoints),
+    ("aborted-not-passed-over", Suite::Cluster),
+    ("end-taken-as-done", Suite::Cluster),
+    ("fetch-begins-at-new-leaders-end", Suite::Cluster),
+    ("moved-leader-taken-as-written", Suite::Cluster),
+    ("offset-before-produce", Suite::Cluster),
     ("output-not-cut-back", Suite::Files),
     ("digest-not-compared", Suite::Forged),
     ("checkpoint-not-fsynced", Suite::PowerCut),
@@ -59,7 +66,7 @@ fn ready(ms: u64) -> At {
 }
 
 /// Runs a suite; `Err` says what it found.
-fn suite(suite: Suite, seed: u64, plant: Option<&str>) -> Result<(), String> {
+fn try_suite(suite: Suite, seed: u64, plant: Option<&str>) -> Result<(), String> {
     let (road, deaths) = match suite {
         Suite::Topics => (
             Road::Kafka,
@@ -77,6 +84,10 @@ fn suite(suite: Suite, seed: u64, plant: Option<&str>) -> Result<(), String> {
         Suite::Checkpoints => {
             let pair = [At::Step("checkpoint.kept", 3), At::Step("kafka.committed", 2)];
             (Road::Kafka, [&[ready(300)][..], &pair, &pair, &pair, &[ready(200)]].concat())
+        }
+        Suite::Cluster => {
+            let work = [ready(500), At::Step("checkpoint.kept", 3), ready(900), At::Step("kafka.flush", 12)];
+            (Road::Kafka, [&work[..], &[At::Step("kafka.commit", 9)], &work, &work].concat())
         }
         Suite::Files => (
             Road::Files,
@@ -100,7 +111,14 @@ fn suite(suite: Suite, seed: u64, plant: Option<&str>) -> Result<(), String> {
     let mut plan = Plan::with(seed, road, false, deaths);
     plan.plant = plant.map(str::to_string);
     (plan.lanes, plan.partitions, plan.first_spec) = (1, 3, (seed % 3) as usize);
-    run(&plan, &|_| {}).map(|_| ()).map_err(|failure| failure.why)
+    plan.calm = (suite == Suite::Cluster).then_some(24);
+    let alone = std::env::var_os("MILLSTREAM_PLANTED").is_some();
+    let say = |line: String| {
+        if alone {
+            eprintln!("{line}");
+        }
+    };
+    run(&plan, &say).map(|_| ()).map_err(|failure| failure.why)
 }
 
 /// A checkpoint whose checksum is right and whose model is another's: only the digest tells.
@@ -201,7 +219,7 @@ fn every_planted_mistake_is_caught() {
     let only = std::env::var("MILLSTREAM_PLANTED").ok();
     // Each suite without a mistake, then each mistake.
     let mut jobs: Vec<(Option<&str>, Suite)> =
-        [Suite::Topics, Suite::Checkpoints, Suite::Files, Suite::Forged, Suite::PowerCut]
+        [Suite::Topics, Suite::Checkpoints, Suite::Cluster, Suite::Files, Suite::Forged, Suite::PowerCut]
             .map(|suite| (None, suite))
             .to_vec();
     jobs.extend(TABLE.iter().map(|(mistake, suite)| (Some(*mistake), *suite)));
@@ -210,12 +228,15 @@ fn every_planted_mistake_is_caught() {
         eprintln!("left out: what only a power cut shows: {reason}");
         jobs.retain(|(_, suite)| *suite != Suite::PowerCut);
     }
-    let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let work = || {
-        while let Some((mistake, which)) = jobs.get(next.fetch_add(1, Relaxed)).copied() {
+    // One thread has the cluster for itself, then helps the other.
+    let (on_cluster, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, suite)| *suite == Suite::Cluster);
+    let (next, rows) = ([AtomicUsize::new(0), AtomicUsize::new(0)], Mutex::new(Vec::new()));
+    let take = |queue: usize| [&on_cluster, &others][queue].get(next[queue].fetch_add(1, Relaxed)).copied();
+    let work = |has_cluster: bool| {
+        while let Some((mistake, which)) = has_cluster.then(|| take(0)).flatten().or_else(|| take(1)) {
             let began = Instant::now();
             let tries = if mistake.is_some() { TRIES } else { 1 };
-            let found = (1..=tries).find_map(|seed| suite(which, seed, mistake).err());
+            let found = (1..=tries).find_map(|seed| try_suite(which, seed, mistake).err());
             let right = mistake.is_some() == found.is_some();
             let (name, verdict) = (
                 mistake.unwrap_or("(none)"),
@@ -232,7 +253,8 @@ fn every_planted_mistake_is_caught() {
             rows.lock().expect("no panic holds it").push((right, row));
         }
     };
-    quietly(|| std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(work)))));
+    let work = &work;
+    quietly(|| std::thread::scope(|scope| [true, false].map(|has| drop(scope.spawn(move || work(has))))));
     let rows = rows.into_inner().expect("no panic holds it");
     let table: Vec<&str> = rows.iter().map(|(_, row)| row.as_str()).collect();
     eprintln!("\n{:<34}{:<13}{:>6}  outcome\n{}", "mistake", "suite", "time", table.join("\n"));

@@ -15,6 +15,7 @@
 //! - `MILLSTREAM_TORTURE_SEED` the seed from which all plans follow; printed at the start and with a failure
 //! - `MILLSTREAM_TORTURE_KILLS`, `MILLSTREAM_TORTURE_SECONDS` the long form, until so many kills or so long
 //! - `MILLSTREAM_TORTURE_ROUND` the long form's round of that number alone
+//! - `MILLSTREAM_TORTURE_FROM` the long form's first round (default 0)
 //! - `MILLSTREAM_TORTURE_CLUSTER` the long form on the cluster
 //! - `MILLSTREAM_TORTURE_JOBS` rounds at a time (default 2; one on the cluster)
 //! - `MILLSTREAM_PLANT` a mistake for the daemons to make (`faults::MISTAKES`): then this must fail
@@ -103,7 +104,8 @@ fn torture(wish: &Wish, rounds: u64, jobs: u64, plan_of: &(dyn Fn(u64, u64) -> P
     let (&Wish { seed, kills, seconds, only }, long) = (wish, wish.is_long());
     eprintln!("torture: seed {seed}, {} form", if long { "long" } else { "short" });
     let (kills, limit) = (kills.unwrap_or(u64::MAX), Duration::from_secs(seconds.unwrap_or(u64::MAX >> 10)));
-    let (began, next, stop) = (Instant::now(), AtomicU64::new(only.unwrap_or(0)), AtomicBool::new(false));
+    let (began, next, stop) =
+        (Instant::now(), AtomicU64::new(only.or(number("FROM")).unwrap_or(0)), AtomicBool::new(false));
     let (summary, killed) = (Mutex::new(Summary::default()), AtomicU64::new(0));
     let say = |line: String| eprintln!("{:>7.1} s  {line}", began.elapsed().as_secs_f64());
     let work = || {

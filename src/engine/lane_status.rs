@@ -97,8 +97,25 @@ impl LanePublisher {
         });
     }
 
-    /// A fault that the lane goes on from, or stops at. A repeated one is counted, not logged again.
+    /// A fault that the lane goes on from, and that somebody should look at. A repeated one is counted, not logged
+    /// again.
     pub fn fault(&self, fault: &Fault) {
+        self.note(fault, |lane, message| tracing::error!(lane, "{message}"));
+    }
+
+    /// What passes by itself: the lane is opened again. Counted as a fault.
+    pub fn setback(&self, fault: &Fault) {
+        self.note(fault, |lane, message| tracing::warn!(lane, "a setback, the lane is opened again: {message}"));
+    }
+
+    /// The fault that the lane stops at.
+    pub fn stopped(&self, fault: &Fault) {
+        self.note(fault, |_, _| {});
+        let lane = self.published.load().lane;
+        tracing::error!(lane, "{fault}");
+    }
+
+    fn note(&self, fault: &Fault, log: impl FnOnce(u32, &str)) {
         self.edit(|status| {
             let (message, at_ms) = (fault.to_string(), now_ms());
             if let Some(known) = status.faults.iter_mut().find(|f| f.message == message) {
@@ -106,7 +123,7 @@ impl LanePublisher {
                 known.at_ms = at_ms;
                 return;
             }
-            tracing::error!(lane = status.lane, "{message}");
+            log(status.lane, &message);
             status.faults.insert(0, FaultStatus { at_ms, message, count: 1 });
             status.faults.truncate(FAULTS_MAX);
         });

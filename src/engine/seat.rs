@@ -127,7 +127,10 @@ impl Seat {
                     (life.troubled, wait) = (None, RETRY_WAIT_MIN);
                 }
                 Err(fault) if kafka && fault.class == Class::Environment && !self.stop.load(Relaxed) => {
-                    self.publisher.fault(&fault);
+                    match fault.lasting {
+                        true => self.publisher.fault(&fault),
+                        false => self.publisher.setback(&fault),
+                    }
                     match life.fails(fault, began, self.publisher.committed_seq(), tries) {
                         Ok(true) => wait = RETRY_WAIT_MIN,
                         Ok(false) => {}
@@ -144,7 +147,7 @@ impl Seat {
             }
         };
         if let Err(fault) = &outcome {
-            self.publisher.fault(fault);
+            self.publisher.stopped(fault);
             self.publisher.state(LaneState::Failed);
             self.health.lane(self.lane as usize).fail();
             // The others must not go on as if nothing had happened: the daemon ends, and is restarted.

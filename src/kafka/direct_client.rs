@@ -47,6 +47,9 @@ fn fault(options: &KafkaOptions, error: &Error, operation: &str) -> Fault {
         Error::Broker { code: code::MESSAGE_TOO_LARGE | code::RECORD_LIST_TOO_LARGE, .. } => {
             trouble::too_large(Fault::environment(error.to_string()))
         }
+        Error::Broker { code: code::INVALID_PRODUCER_EPOCH, .. } => Fault::environment(format!(
+            "{error}: an earlier start of this lane reached the brokers late, or one of them had not heard of this one yet"
+        )),
         _ => Fault::environment(error.to_string()),
     }
 }

@@ -75,6 +75,11 @@ pub(super) fn make(options: &KafkaOptions, topic: &NewTopic<'_>) -> Result<()> {
             Err((_, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)) => {
                 return Err(refusal(options, Resource::Topic, name, "Create"));
             }
+            // Some are away, or there never were as many: the next start of the lane tells.
+            Err((_, code @ RDKafkaErrorCode::InvalidReplicationFactor)) => {
+                return Err(Fault::environment(format!("topic \"{name}\" could not be made: {code}"))
+                    .hint("it wants more replicas than brokers are up: start those that are away, or lower default.replication.factor, or make it yourself"));
+            }
             Err((_, code)) => {
                 return Err(Fault::environment(format!("topic \"{name}\" could not be made: {code}"))
                     .hint("make it yourself, or allow this client to create topics")

@@ -279,6 +279,12 @@ pub mod code {
         )
     }
 
+    /// True where the coordinator of a transactional id says that another producer has taken over. Those before 2.7
+    /// have one code for that and for a stale epoch.
+    pub fn is_fence(code: i16) -> bool {
+        matches!(code, PRODUCER_FENCED | INVALID_PRODUCER_EPOCH)
+    }
+
     /// True where the coordinator has to be looked up again.
     pub fn is_stale_coordinator(code: i16) -> bool {
         matches!(code, COORDINATOR_NOT_AVAILABLE | NOT_COORDINATOR)

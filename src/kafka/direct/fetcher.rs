@@ -22,6 +22,7 @@ use super::connection::wait_for;
 use super::error::{Error, Resource, Result, code};
 use super::fetched::{Fetch, Fetched, Part, Wanted};
 use super::settings::Settings;
+use crate::faults;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -386,10 +387,11 @@ impl Fetcher {
             }
             slot.high = Some(part.high);
             slot.stable = Some(part.stable);
+            let skips = slot.failing_since.is_some() && faults::planted("fetch-begins-at-new-leaders-end");
             slot.failing_since = None;
             slot.not_before = None;
-            slot.next = part.next;
-            if !part.records.is_empty() {
+            slot.next = if skips { part.high } else { part.next };
+            if !part.records.is_empty() && !skips {
                 kept.push(part);
             }
         }

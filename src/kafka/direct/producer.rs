@@ -23,6 +23,7 @@ use super::produce_call::{Outcome, Produce, write_heads};
 use super::settings::{ProduceSettings, Settings};
 use super::transaction::Ending;
 use super::txn_calls::{Identity, InitProducerId};
+use crate::faults;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -149,7 +150,7 @@ impl Producer {
         });
         if answer.as_ref().is_err_and(|error| {
             let ours = name.is_some() && identity.id >= 0;
-            error.code().is_some_and(|c| c == code::PRODUCER_FENCED || (ours && c == code::INVALID_PRODUCER_EPOCH))
+            error.code().is_some_and(|c| c == code::PRODUCER_FENCED || (ours && code::is_fence(c)))
         }) {
             self.fenced = true;
         }
@@ -345,13 +346,8 @@ impl Producer {
     fn give_up_overdue(&self) -> Result<()> {
         let limit = self.settings.delivery_timeout;
         let overdue = self.slots.iter().find(|s| s.waiting.front().is_some_and(|batch| batch.sealed.elapsed() > limit));
-        match overdue {
-            None => Ok(()),
-            Some(slot) => {
-                let what = format!("{}/{}: the broker takes no messages", self.topics[slot.topic], slot.partition);
-                Err(Error::Timeout(what))
-            }
-        }
+        let Some(slot) = overdue else { return Ok(()) };
+        Err(Error::Timeout(format!("{}/{}: the broker takes no messages", self.topics[slot.topic], slot.partition)))
     }
 
     /// Sends a request to each broker that has room, with a batch for each partition that has one waiting.
@@ -530,7 +526,8 @@ impl Producer {
             slot.on_their_way -= 1;
             // Behind a batch that failed, the next ones are out of order: they go again with it.
             let behind = slot.held && code == code::OUT_OF_ORDER_SEQUENCE_NUMBER;
-            if code == code::NONE || code == code::DUPLICATE_SEQUENCE_NUMBER {
+            let moved = code::is_stale_leader(code) && faults::planted("moved-leader-taken-as-written");
+            if code == code::NONE || code == code::DUPLICATE_SEQUENCE_NUMBER || moved {
                 if self.spares.len() < SPARES_MAX {
                     let mut builder = batch.builder;
                     builder.clear();

@@ -14,6 +14,16 @@
 //! the transactional id. `Unknown`: the broker was asked to commit and didn't answer in all the time there was; the
 //! producer then has to be opened anew, which settles it.
 //!
+//! What a broker refuses means, as for Kafka's own client:
+//!
+//! - what may pass (`code::may_pass`) is asked again as it is, of the coordinator's successor where there is one
+//! - PRODUCER_FENCED from the coordinator: another producer has taken over, for good
+//! - INVALID_PRODUCER_EPOCH from a partition or a group is not for good: its broker may have asked a coordinator that
+//!   was behind; or somebody has asked for the transactional id and went no further (a producer that died meanwhile,
+//!   an attempt that was given up), which ended the transaction. It is aborted, and whether the producer goes on is
+//!   for the coordinator to say when it is asked for a new epoch
+//! - everything else: aborted, and a new epoch
+//!
 //! A coordinator that doesn't answer is asked again. The first request may still be on its way then, and would end
 //! the next transaction half way: so before that begins, the producer takes a new epoch, which turns it away.
 
@@ -264,6 +274,13 @@ impl Producer {
                     }
                     return Ok(());
                 }
+                Err(error)
+                    if (error.breaks_connection() || error.code().is_some_and(code::is_stale_coordinator))
+                        && faults::planted("end-taken-as-done") =>
+                {
+                    self.ended(None);
+                    return Ok(());
+                }
                 Err(error) if (error.may_pass() || error.breaks_connection()) && Instant::now() < deadline => {
                     // These two say that the coordinator may have begun with it before it stepped back.
                     let stepped_back = [code::COORDINATOR_NOT_AVAILABLE, code::REQUEST_TIMED_OUT];
@@ -272,7 +289,7 @@ impl Producer {
                     std::thread::sleep(RETRY_INTERVAL);
                 }
                 // Whatever became of it, the one who took over has it settled.
-                Err(error) if error.code() == Some(code::PRODUCER_FENCED) => {
+                Err(error) if error.code().is_some_and(code::is_fence) => {
                     self.fenced = true;
                     return Err(End::Refused(error));
                 }

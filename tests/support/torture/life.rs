@@ -124,7 +124,10 @@ impl Lives<'_> {
         missed |= left;
         let is_killed = ended.signal() == Some(libc::SIGKILL);
         assert!(is_killed || left, "life {number} ({}) ended by {ended}: {said}", life.at);
-        check_log(&said, self.report.damaged > 0, self.plan.calm.is_some());
+        for (kind, line) in check_log(&said, self.report.damaged > 0, self.plan.calm.is_some()) {
+            (self.say)(format!("round {} kill {number}: {line}", self.plan.round));
+            *self.report.setbacks.entry(kind).or_default() += 1;
+        }
         let recovering = match life.at {
             At::Step(step, _) if !missed => is_recovery(step),
             _ => seen.ready.is_none(),
@@ -175,17 +178,29 @@ fn damage(folder: &Path, way: u64) -> bool {
     true
 }
 
-/// What no daemon may say, however it dies; that it takes an older checkpoint, only where one was damaged; of errors,
-/// where brokers are in trouble, only those that it got over: what is aborted is done again from the last commit, and
-/// a topic is made once all its replicas can be.
-pub fn check_log(said: &str, damaged: bool, in_trouble: bool) {
-    let got_over = ["InvalidReplicationFactor", "the lane goes on from its last commit"];
-    let passes = |line: &&str| in_trouble && got_over.iter().any(|words| line.contains(words));
-    let said = &said.lines().filter(|line| !passes(line)).collect::<Vec<_>>().join("\n");
-    for word in ["ERROR", "differs", "trying an older one", "panicked"] {
+/// What a lane may get over where brokers are in trouble, and how many times it did.
+const SETBACKS: [(&str, &str); 4] = [
+    ("could not be made: ", "a topic waited for brokers"),
+    ("INVALID_PRODUCER_EPOCH", "aborted for a stale epoch"),
+    ("the lane goes on from its last commit", "aborted for another reason"),
+    // A request for a new epoch whose sender died, or gave up, and which came late.
+    ("was taken by another daemon", "shut out by an earlier start"),
+];
+
+/// What no daemon may say, however it dies; that it takes an older checkpoint, only where one was damaged; that its
+/// lane was set back, only where brokers are in trouble. Returns what kinds of setbacks those were.
+pub fn check_log(said: &str, damaged: bool, in_trouble: bool) -> Vec<(&'static str, String)> {
+    let (setbacks, said): (Vec<&str>, Vec<&str>) = said.lines().partition(|line| is_setback(line) && in_trouble);
+    for word in ["ERROR", "a setback", "differs", "trying an older one", "panicked"] {
         if damaged && word == "trying an older one" {
             continue;
         }
-        assert!(!said.contains(word), "the daemon says {word:?}: {said}");
+        assert!(!said.iter().any(|line| line.contains(word)), "the daemon says {word:?}: {}", said.join("\n"));
     }
+    let kind = |line: &&str| SETBACKS.iter().find(|(words, _)| line.contains(words)).map(|(_, kind)| *kind);
+    setbacks.into_iter().filter_map(|line| Some((kind(&line)?, line.to_string()))).collect()
+}
+
+fn is_setback(line: &str) -> bool {
+    line.contains("a setback") && SETBACKS.iter().any(|(words, _)| line.contains(words))
 }

@@ -40,6 +40,8 @@ pub struct Report {
     pub restarts: Vec<Duration>,
     /// What was done to the brokers.
     pub troubles: Troubles,
+    /// What lanes got over, by kind.
+    pub setbacks: BTreeMap<&'static str, u64>,
 }
 
 /// Why a round failed, and where its remains are.
@@ -204,6 +206,7 @@ pub struct Summary {
     pub events: u64,
     pub restarts: Vec<Duration>,
     pub troubles: Troubles,
+    pub setbacks: BTreeMap<&'static str, u64>,
     pub failures: Vec<String>,
 }
 
@@ -226,6 +229,9 @@ impl Summary {
         self.damaged += report.damaged;
         self.restarts.extend(&report.restarts);
         self.troubles += report.troubles;
+        for (kind, times) in &report.setbacks {
+            *self.setbacks.entry(*kind).or_default() += times;
+        }
     }
 
     /// All kills.
@@ -260,6 +266,7 @@ impl Summary {
             row("brokers killed", self.troubles.killed.to_string());
             row("brokers held", self.troubles.held.to_string());
         }
+        self.setbacks.iter().for_each(|(kind, times)| row(kind, times.to_string()));
         row("rounds that failed", self.failures.len().to_string());
         lines.join("\n")
     }

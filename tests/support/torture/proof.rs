@@ -26,7 +26,7 @@ struct Expected {
 }
 
 /// Lets a last daemon finish, and compares.
-pub fn prove(plan: &Plan, arena: &Arena, report: &Report, sent: u64) {
+pub fn prove(plan: &Plan, arena: &Arena, report: &mut Report, sent: u64) {
     let scene = &arena.scene;
     let mut command = scene.daemon_command(&[]);
     if let Some(mistake) = &plan.plant {
@@ -38,7 +38,9 @@ pub fn prove(plan: &Plan, arena: &Arena, report: &Report, sent: u64) {
     let asked: Vec<State> = (0..plan.lanes).map(|lane| scene.newest_checkpoint(lane).1).collect();
     let (code, said) = daemon.terminate();
     assert_eq!(code, Some(0), "{said}");
-    life::check_log(&said, report.damaged > 0, plan.calm.is_some());
+    for (kind, _) in life::check_log(&said, report.damaged > 0, plan.calm.is_some()) {
+        *report.setbacks.entry(kind).or_default() += 1;
+    }
     let journals = journals(plan, arena);
     let mut expected = match plan.road {
         Road::Kafka => kafka(plan, arena),

@@ -318,22 +318,10 @@ impl Pipeline {
         let learn = learn && self.model.learns();
         scores.clear();
         self.targets.clear();
-        let checks = self.fill.rejects() || self.weight.is_some();
-        if self.ahead.on {
-            let of = Source { schema: &self.schema, steps: &self.steps[..self.fixed_steps], model: &*self.model };
-            self.ahead.begin(&of, batch);
-        }
-        for row in 0..batch.len() {
-            let mut target = f64::NAN;
-            let ready = self.ahead.on && self.take_ahead(batch, row);
-            if batch.status[row] == RowStatus::Ok {
-                match if checks { self.check(batch, row) } else { Ok(()) } {
-                    Ok(()) => target = self.score_and_learn(batch, row, ready, scores, learn, &mut counts),
-                    Err(reject) => batch.status[row] = RowStatus::Rejected(reject),
-                }
-            }
-            scores.ends.push(scores.values.len() as u32);
-            self.targets.push(target);
+        // Two loops, so that the commoner one carries nothing of the other.
+        match self.ahead.on {
+            true => self.rows::<true>(batch, scores, learn, &mut counts),
+            false => self.rows::<false>(batch, scores, learn, &mut counts),
         }
         self.fill.catch_up(batch);
         observer.observe_all(scores, &self.targets);
@@ -343,6 +331,27 @@ impl Pipeline {
         counts
     }
 
+    /// Each row of the batch in turn; `AHEAD`: made ready ahead.
+    fn rows<const AHEAD: bool>(&mut self, batch: &mut Batch, scores: &mut Scores, learn: bool, counts: &mut Counts) {
+        let checks = self.fill.rejects() || self.weight.is_some();
+        if AHEAD {
+            let of = Source { schema: &self.schema, steps: &self.steps[..self.fixed_steps], model: &*self.model };
+            self.ahead.begin(&of, batch);
+        }
+        for row in 0..batch.len() {
+            let mut target = f64::NAN;
+            let ready = AHEAD && self.take_ahead(batch, row);
+            if batch.status[row] == RowStatus::Ok {
+                match if checks { self.check(batch, row) } else { Ok(()) } {
+                    Ok(()) => target = self.score_and_learn(batch, row, ready, scores, learn, counts),
+                    Err(reject) => batch.status[row] = RowStatus::Rejected(reject),
+                }
+            }
+            scores.ends.push(scores.values.len() as u32);
+            self.targets.push(target);
+        }
+    }
+
     /// Makes `self.row` the row, behind the steps before the first that learns, if that was done ahead.
     fn take_ahead(&mut self, batch: &Batch, row: usize) -> bool {
         let of = Source { schema: &self.schema, steps: &self.steps[..self.fixed_steps], model: &*self.model };
@@ -350,7 +359,7 @@ impl Pipeline {
     }
 
     /// `ready`: the row was made ready ahead. Returns its target, NaN where it has none.
-    #[inline]
+    #[inline(always)]
     fn score_and_learn(
         &mut self,
         batch: &Batch,

@@ -91,11 +91,19 @@ fn a_zombie(name: &str, ways: [usize; 2], held: Option<(Api, Act)>) {
     until("commits of the other owner", || (committed(&owner) > taken_over + 100).then_some(()));
     held.iter().for_each(|held| held.release());
     zombie.signal(libc::SIGCONT);
-    let said = until("the zombie's word", || {
-        let said = format!("{}{}", zombie.said(), fault(&zombie));
-        let lost = ["lane 0 was taken by another daemon", "handed over to another daemon of the group"];
-        lost.iter().any(|word| said.contains(word)).then_some(said)
-    });
+    let word = || format!("{}{}", zombie.said(), fault(&zombie));
+    // What it notices first may be a transaction that somebody ended; then it finds the lane taken when it comes back.
+    let lost = [
+        "lane 0 was taken by another daemon",
+        "handed over to another daemon of the group",
+        "another daemon of the group has the lane",
+    ];
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !lost.iter().any(|lost| word().contains(lost)) {
+        assert!(Instant::now() < deadline, "the zombie says nothing of its loss:\n{}", word());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let said = word();
     // It is awake for a while, and the other goes on.
     let before = stage.sent + drip.sent() + 200;
     until("more commits of the other owner", || (committed(&owner) > before).then_some(()));

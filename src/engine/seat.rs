@@ -168,6 +168,7 @@ impl Seat {
     /// The lane is another daemon's, and this one stands by.
     fn stand_by(&self, begins: bool) {
         if begins {
+            tracing::info!(lane = self.lane, "another daemon of the group has the lane: standing by");
             self.publisher.state(LaneState::Elsewhere);
             self.metrics.set_elsewhere(true);
             self.health.lane(self.lane as usize).idle();

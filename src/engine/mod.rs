@@ -10,6 +10,7 @@
 //! worker.rs        the lane's loop: block, orders, commit
 //! lane.rs          the lane's core: decode → score → learn → encode
 //! ahead.rs         the next block decoded meanwhile, on a thread of its own
+//! crowd.rs         whether there is a core for that
 //! ledger.rs        what was taken, for the journal
 //! intake.rs        near end; outlet.rs far end, commits
 //! checkpointer.rs  writes snapshots; control.rs obeys admin commands; lane_status.rs what is published
@@ -18,6 +19,7 @@
 pub mod ahead;
 pub mod checkpointer;
 pub mod control;
+mod crowd;
 pub mod home;
 pub mod intake;
 pub mod lane;

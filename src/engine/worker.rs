@@ -6,6 +6,7 @@
 
 use super::ahead::{Ahead, Decoded};
 use super::checkpointer::{CheckpointDesk, CheckpointJob, Job, PreviousJob};
+use super::crowd::Crowd;
 use super::intake::Intake;
 use super::lane::LaneCore;
 use super::lane_status::LanePublisher;
@@ -120,6 +121,7 @@ pub struct Worker {
 /// A worker between its turns.
 pub struct Working {
     worker: Worker,
+    crowd: Crowd,
     health: Arc<Health>,
     clocks: Clocks,
     block: Block,
@@ -165,12 +167,20 @@ impl Worker {
         self.publisher.version(self.current.clone(), self.before.clone());
         self.publisher.state(LaneState::Running);
         let health = self.health.clone();
-        Working { worker: self, health, clocks, block: Block::default(), names: Arc::default(), paused: false }
+        Working {
+            worker: self,
+            crowd: Crowd::here(now),
+            health,
+            clocks,
+            block: Block::default(),
+            names: Arc::default(),
+            paused: false,
+        }
     }
 
     /// One block: decoded ahead, where that is worth it, while the one before it is taken.
-    fn advance(&mut self, block: &mut Block, names: &Arc<InputNames>) -> Result<()> {
-        if !Ahead::is_worth(block) || self.ahead.is_none() {
+    fn advance(&mut self, block: &mut Block, names: &Arc<InputNames>, crowd: &mut Crowd) -> Result<()> {
+        if self.ahead.is_none() || !Ahead::is_worth(block) || crowd.is_crowded(self.clock.now()) {
             self.catch_up()?;
             return self.take(block, names);
         }
@@ -409,7 +419,7 @@ impl Working {
     /// # Errors
     /// Whatever stopped the lane; what was committed before stands.
     pub fn turn(&mut self) -> Result<bool> {
-        let Working { worker, health, clocks, block, names, paused } = self;
+        let Working { worker, crowd, health, clocks, block, names, paused } = self;
         if worker.stop.load(Relaxed) {
             return Ok(false);
         }
@@ -425,7 +435,7 @@ impl Working {
         match if *paused { worker.rest(block, names, wait)? } else { worker.intake.next(block, names, wait)? } {
             Polled::Filled => {
                 heartbeat.busy();
-                worker.advance(block, names)?;
+                worker.advance(block, names, crowd)?;
             }
             Polled::Idle if ahead => worker.catch_up()?,
             Polled::Idle => {

@@ -352,6 +352,30 @@ impl<'b> Filling<'b> {
         self.passed
     }
 
+    /// True where messages can be taken over with the memory in which they lie.
+    pub fn takes_over(&self) -> bool {
+        self.from == 0 && self.until == u64::MAX
+    }
+
+    /// Takes messages over with their bytes: `pour` brings these into the block's (until there are so many, about),
+    /// and adds a record for each message. Only for a filling that takes everything.
+    pub fn take_over<T>(&mut self, pour: impl FnOnce(&mut Vec<u8>, usize, &mut Vec<Record>) -> T) -> T {
+        debug_assert!(self.takes_over());
+        let block = &mut *self.block;
+        let before = block.records.len();
+        let poured = pour(&mut block.bytes, self.read.block_bytes, &mut block.records);
+        for record in &mut block.records[before..] {
+            record.kind = kind(&self.read, record.span.of(&block.bytes));
+            if record.kind == RecordKind::Overlong {
+                record.span.end = record.span.start + self.read.event_bytes_max as u32;
+            }
+        }
+        if block.read_at_ns == 0 && block.records.len() > before {
+            block.read_at_ns = crate::batch::now_ns();
+        }
+        poured
+    }
+
     /// Offers a message. False: it is not taken, and is the first of the next read. `headers` writes the message's
     /// headers as a run (`kafka::headers`), and says whether it has any.
     #[inline]
@@ -373,21 +397,26 @@ impl<'b> Filling<'b> {
         if self.block.read_at_ns == 0 {
             self.block.read_at_ns = crate::batch::now_ns();
         }
-        let packs = |value: &[u8]| match self.read.framing {
-            Framing::Lines | Framing::Csv { .. } => memchr::memchr(b'\n', value).is_some_and(|at| at + 1 < value.len()),
-            Framing::Binary => true,
-        };
-        let overlong = value.len() > self.read.event_bytes_max && !packs(value);
-        let value = if overlong { &value[..self.read.event_bytes_max] } else { value };
+        let kind = kind(&self.read, value);
+        let value = if kind == RecordKind::Overlong { &value[..self.read.event_bytes_max] } else { value };
         let block = &mut *self.block;
         let span = append(&mut block.bytes, value);
         let key = key.map(|key| append(&mut block.bytes, key));
         let start = block.bytes.len();
         let headers = headers(&mut block.bytes).then(|| Span::new(start, block.bytes.len()));
-        let kind = if overlong { RecordKind::Overlong } else { RecordKind::Message };
         block.records.push(Record { span, input, kind, offset, byte: 0, key, headers });
         true
     }
+}
+
+/// How a message of this value is taken: an event that is too long is cut (a record that may pack several is not).
+#[inline]
+fn kind(read: &ReadOptions, value: &[u8]) -> RecordKind {
+    let packs = || match read.framing {
+        Framing::Lines | Framing::Csv { .. } => memchr::memchr(b'\n', value).is_some_and(|at| at + 1 < value.len()),
+        Framing::Binary => true,
+    };
+    if value.len() > read.event_bytes_max && !packs() { RecordKind::Overlong } else { RecordKind::Message }
 }
 
 fn append(bytes: &mut Vec<u8>, part: &[u8]) -> Span {

@@ -7,11 +7,12 @@ use super::client::{
 };
 use super::direct::build::{Entry, HeaderEntry};
 use super::direct::{
-    self, Cluster, Error, FetchSettings, Fetched, Fetcher, ProduceSettings, Resource, Settings, batch, code,
+    self, Cluster, Error, FetchSettings, Fetched, Fetcher, Poured, ProduceSettings, Resource, Settings, code,
 };
 use super::group::{GroupStanding, KafkaGroup};
 use super::trouble::{self, refusal};
 use super::{BROKER_TIMEOUT, KafkaOptions, TRANSACTION_TIMEOUT_MS, close, headers};
+use crate::batch::{Record, RecordKind};
 use crate::error::{Fault, Result};
 use crate::faults;
 use std::collections::HashMap;
@@ -169,7 +170,11 @@ impl Stream {
                 return Ok(Met::Full);
             }
             if let Some(fetched) = &mut self.current {
-                match hand_over(fetched, &mut self.places, into) {
+                let done = match into.takes_over() {
+                    true => pour(fetched, &mut self.places, into),
+                    false => hand_over(fetched, &mut self.places, into),
+                };
+                match done {
                     Ok(true) => {}
                     Ok(false) => return Ok(Met::Full),
                     Err(error) => {
@@ -220,11 +225,33 @@ impl Stream {
     }
 }
 
+/// Hands over the messages of an answer in the memory in which they came; false where the filling takes no more.
+fn pour(fetched: &mut Fetched, places: &mut [(Place, i64)], into: &mut Filling<'_>) -> Result<bool, Error> {
+    into.take_over(|bytes, bytes_max, records| {
+        fetched.pour(bytes, bytes_max, |Poured { slot, record }| {
+            let (place, next) = &mut places[slot];
+            *next = record.offset + 1;
+            records.push(Record {
+                span: record.value.unwrap_or_default(),
+                input: place.input,
+                kind: RecordKind::Message,
+                offset: record.offset as u64,
+                byte: 0,
+                key: record.key,
+                headers: Some(record.headers).filter(|headers| !headers.is_empty()),
+            });
+        })
+    })
+}
+
 /// Hands over the messages of an answer; false where the filling takes no more.
 fn hand_over(fetched: &mut Fetched, places: &mut [(Place, i64)], into: &mut Filling<'_>) -> Result<bool, Error> {
     while let Some(message) = fetched.peek()? {
         let (place, next) = &mut places[message.slot];
-        let run = |to: &mut Vec<u8>| push_headers(message.headers, to);
+        let run = |to: &mut Vec<u8>| {
+            to.extend_from_slice(message.headers);
+            !message.headers.is_empty()
+        };
         if !into.offer(place.input, message.offset as u64, message.key, message.value.unwrap_or_default(), run) {
             return Ok(false);
         }
@@ -232,16 +259,6 @@ fn hand_over(fetched: &mut Fetched, places: &mut [(Place, i64)], into: &mut Fill
         fetched.advance();
     }
     Ok(true)
-}
-
-/// Writes a message's headers as a run; false where it has none.
-fn push_headers(bytes: &[u8], to: &mut Vec<u8>) -> bool {
-    let mut any = false;
-    for (name, value) in batch::headers(bytes) {
-        headers::push(to, name, value);
-        any = true;
-    }
-    any
 }
 
 /// A reader by fetchers: one for all places, or for the past one a place.

@@ -22,7 +22,7 @@
 use super::build::HeaderEntry;
 use super::compress::Compression;
 use super::error::{Error, Result};
-use super::wire::Reader;
+use super::wire::{Reader, push_varint, zigzag};
 use crate::batch::Span;
 
 /// Length of a batch's header in bytes.
@@ -206,6 +206,23 @@ impl Records {
         Records { at: 0, end: 0, left: 0, base_offset: 0, last_delta: 0, base_timestamp: 0, stamped: None }
     }
 
+    /// Where the next record begins.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Goes back to the last record, which began at `at`.
+    pub(super) fn back_to(&mut self, at: usize) {
+        (self.at, self.left) = (at, self.left + 1);
+    }
+
+    /// Copies those that are left from the bytes where they lie, and goes on there.
+    pub(super) fn move_to(&mut self, to: &mut Vec<u8>, from: &[u8]) {
+        let begin = to.len();
+        to.extend_from_slice(from.get(self.at..self.end).unwrap_or_default());
+        (self.at, self.end) = (begin, to.len());
+    }
+
     /// The next record.
     ///
     /// # Errors
@@ -228,9 +245,10 @@ impl Records {
         let mut from = Reader::starting_at(&whole[..end], from.position());
         let (_attributes, time, delta) = (from.i8()?, from.varlong()?, from.varint()?);
         let (key, value) = (part(&mut from)?, part(&mut from)?);
+        let count = from.varint()?;
         let headers = Span::new(from.position(), end);
-        if from.varint()? != 0 {
-            check_headers(headers.of(bytes))?;
+        if count != 0 {
+            check_headers(headers.of(bytes), count)?;
         } else if from.left() != 0 {
             return Err(damaged(self.base_offset, "has a record with more than its parts"));
         }
@@ -261,9 +279,12 @@ fn part(from: &mut Reader<'_>) -> Result<Option<Span>> {
     Ok(Some(Span::new(start, start + len)))
 }
 
-fn check_headers(bytes: &[u8]) -> Result<()> {
+#[cold]
+fn check_headers(bytes: &[u8], count: i32) -> Result<()> {
     let mut all = headers(bytes);
-    while all.step()?.is_some() {}
+    for _ in 0..count {
+        all.step()?;
+    }
     if all.from.left() == 0 { Ok(()) } else { Err(Error::Damaged("a record has more than its headers".into())) }
 }
 
@@ -271,27 +292,28 @@ fn check_headers(bytes: &[u8]) -> Result<()> {
 /// [`Record`] are.
 ///
 /// ```
-/// assert_eq!(millstream::kafka::direct::batch::headers(&[2, 2, b'a', 1]).collect::<Vec<_>>(), [(&b"a"[..], None)]);
+/// assert_eq!(millstream::kafka::direct::batch::headers(&[2, b'a', 1]).collect::<Vec<_>>(), [(&b"a"[..], None)]);
 /// ```
 pub fn headers(bytes: &[u8]) -> Headers<'_> {
-    let mut from = Reader::new(bytes);
-    let left = from.varint().unwrap_or(0);
-    Headers { from, left }
+    Headers { from: Reader::new(bytes) }
+}
+
+/// Appends a header to those of a record.
+pub fn push_header(to: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
+    push_varint(to, zigzag(name.len() as i64));
+    to.extend_from_slice(name);
+    push_varint(to, zigzag(value.map_or(-1, |value| value.len() as i64)));
+    to.extend_from_slice(value.unwrap_or_default());
 }
 
 /// See [`headers`].
 #[derive(Debug, Clone)]
 pub struct Headers<'a> {
     from: Reader<'a>,
-    left: i32,
 }
 
 impl<'a> Headers<'a> {
-    fn step(&mut self) -> Result<Option<HeaderEntry<'a>>> {
-        if self.left <= 0 {
-            return Ok(None);
-        }
-        self.left -= 1;
+    fn step(&mut self) -> Result<HeaderEntry<'a>> {
         let name = usize::try_from(self.from.varint()?).map_err(|_| Error::Damaged("a header has no name".into()))?;
         let name = self.from.take(name)?;
         let value = match self.from.varint()? {
@@ -301,14 +323,14 @@ impl<'a> Headers<'a> {
                 Some(self.from.take(len)?)
             }
         };
-        Ok(Some((name, value)))
+        Ok((name, value))
     }
 }
 
 impl<'a> Iterator for Headers<'a> {
     type Item = (&'a [u8], Option<&'a [u8]>);
     fn next(&mut self) -> Option<Self::Item> {
-        self.step().ok().flatten()
+        self.step().ok()
     }
 }
 

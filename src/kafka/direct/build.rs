@@ -101,12 +101,19 @@ impl Builder {
             + varint_len(zigzag(entry.headers.len() as i64))
             + entry.headers.iter().map(|(name, value)| part_len(Some(name)) + part_len(*value)).sum::<usize>();
         let to = &mut self.bytes;
-        push_varint(to, zigzag(len as i64));
-        to.push(0);
-        push_varint(to, time);
-        push_varint(to, delta);
-        push_part(to, entry.key);
-        push_part(to, entry.value);
+        let mut head = Head { bytes: [0; 48], len: 0 };
+        head.varint(zigzag(len as i64));
+        head.varint(0);
+        head.varint(time);
+        head.varint(delta);
+        head.varint(entry.key.map_or(1, |key| zigzag(key.len() as i64)));
+        if let Some(key) = entry.key {
+            to.extend_from_slice(head.take());
+            to.extend_from_slice(key);
+        }
+        head.varint(entry.value.map_or(1, |value| zigzag(value.len() as i64)));
+        to.extend_from_slice(head.take());
+        to.extend_from_slice(entry.value.unwrap_or_default());
         push_varint(to, zigzag(entry.headers.len() as i64));
         for (name, value) in entry.headers {
             push_part(to, Some(name));
@@ -155,6 +162,31 @@ impl Builder {
     /// What `seal` showed last.
     pub fn sealed(&self, compression: Compression) -> &[u8] {
         if compression == Compression::None { &self.bytes } else { &self.packed }
+    }
+}
+
+/// Small numbers that are written together.
+struct Head {
+    bytes: [u8; 48],
+    len: usize,
+}
+
+impl Head {
+    #[inline]
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.bytes[self.len] = value as u8 | 0x80;
+            self.len += 1;
+            value >>= 7;
+        }
+        self.bytes[self.len] = value as u8;
+        self.len += 1;
+    }
+
+    /// What was written, once.
+    #[inline]
+    fn take(&mut self) -> &[u8] {
+        &self.bytes[..std::mem::take(&mut self.len)]
     }
 }
 

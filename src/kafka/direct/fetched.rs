@@ -116,11 +116,12 @@ impl Fetch<'_> {
         let Some(asked) = self.wanted.iter().find(|w| w.partition == partition && w.topic == topic) else {
             return Ok(None);
         };
-        let mut next = asked.offset;
+        let (mut next, mut plain) = (asked.offset, true);
         let mut rest = records;
         // Only what is whole; how far it goes has to be known before it is walked, to ask for what follows.
         while let Ok(Some(header)) = Header::peek(rest) {
             next = next.max(header.next_offset());
+            plain &= header.compression().is_ok_and(|compression| compression == Compression::None);
             rest = &rest[header.len..];
         }
         Ok(Some(Part {
@@ -132,6 +133,7 @@ impl Fetch<'_> {
             stable: if self.committed && stable >= 0 { stable } else { high },
             low,
             next,
+            plain,
             aborted,
             records: end - records.len()..end,
         }))
@@ -153,6 +155,8 @@ pub(super) struct Part {
     pub low: i64,
     /// One past the last offset that it brought.
     pub next: i64,
+    /// None of its batches is compressed.
+    plain: bool,
     /// Producers with aborted transactions, and the first offset of each, by offset.
     aborted: Vec<(i64, i64)>,
     /// Where its batches lie.
@@ -186,16 +190,20 @@ pub struct Message<'a> {
 #[derive(Debug)]
 pub struct Fetched {
     pub(super) bytes: Vec<u8>,
-    unpacked: Vec<u8>,
+    pub(super) unpacked: Vec<u8>,
     committed: bool,
     parts: std::vec::IntoIter<Part>,
-    part: Option<Part>,
+    pub(super) part: Option<Part>,
     /// Where the part's next batch begins.
     at: usize,
-    records: Records,
+    pub(super) records: Records,
     /// The records lie in `unpacked`.
-    is_unpacked: bool,
-    record: Option<Record>,
+    pub(super) is_unpacked: bool,
+    pub(super) record: Option<Record>,
+    /// Where that one begins.
+    pub(super) record_at: usize,
+    /// No batch of it is compressed.
+    pub(super) is_plain: bool,
     /// Producers whose transaction was aborted, as far as walked.
     aborting: Vec<i64>,
 }
@@ -206,12 +214,14 @@ impl Fetched {
             bytes: answer.bytes,
             unpacked: Vec::new(),
             committed,
+            is_plain: parts.iter().all(|part| part.plain),
             parts: parts.into_iter(),
             part: None,
             at: 0,
             records: Records::none(),
             is_unpacked: false,
             record: None,
+            record_at: 0,
             aborting: Vec::new(),
         }
     }
@@ -240,13 +250,14 @@ impl Fetched {
     pub fn peek(&mut self) -> Result<Option<Message<'_>>> {
         while self.record.is_none() {
             let bytes = if self.is_unpacked { &self.unpacked } else { &self.bytes };
+            self.record_at = self.records.position();
             match self.records.next(bytes)? {
                 Some(record) if self.part.as_ref().is_some_and(|part| record.offset >= part.from) => {
                     self.record = Some(record);
                 }
                 Some(_) => {}
                 None => {
-                    if !self.next_batch()? {
+                    if !self.next_batch(None)? {
                         return Ok(None);
                     }
                 }
@@ -280,8 +291,9 @@ impl Fetched {
         self.parts.as_slice().iter().map(|part| (part.slot, part.from)).collect()
     }
 
-    /// Goes to the next batch with messages; false where there is none.
-    fn next_batch(&mut self) -> Result<bool> {
+    /// Goes to the next batch with messages, which are brought `into` a buffer where one is given; false where there is
+    /// none.
+    pub(super) fn next_batch(&mut self, mut into: Option<&mut Vec<u8>>) -> Result<bool> {
         loop {
             let end = self.part.as_ref().map_or(0, |part| part.records.end);
             let Some(header) = Header::peek(&self.bytes[self.at.min(end)..end])? else {
@@ -296,14 +308,14 @@ impl Fetched {
             };
             let start = self.at;
             self.at += header.len;
-            if self.open_batch(&header, start)? {
+            if self.open_batch(&header, start, into.as_deref_mut())? {
                 return Ok(true);
             }
         }
     }
 
     /// Checks a batch and gets at its records; false where it is to be passed over.
-    fn open_batch(&mut self, header: &Header, start: usize) -> Result<bool> {
+    fn open_batch(&mut self, header: &Header, start: usize, into: Option<&mut Vec<u8>>) -> Result<bool> {
         self.records = Records::none();
         let batch = &self.bytes[start..start + header.len];
         header.check(batch)?;
@@ -323,28 +335,41 @@ impl Fetched {
         }
         let compression = header.compression()?;
         self.is_unpacked = compression != Compression::None;
-        self.records = if self.is_unpacked {
-            self.unpacked.clear();
-            unpack(compression, &batch[HEADER_BYTES..], &mut self.unpacked)?;
-            Records::new(header, 0, self.unpacked.len())
-        } else {
-            Records::new(header, start + HEADER_BYTES, start + header.len)
+        let to = match into {
+            Some(into) => into,
+            None if !self.is_unpacked => {
+                self.records = Records::new(header, start + HEADER_BYTES, start + header.len);
+                return Ok(true);
+            }
+            None => {
+                self.unpacked.clear();
+                &mut self.unpacked
+            }
         };
+        let begin = to.len();
+        unpack(compression, &batch[HEADER_BYTES..], to)?;
+        self.records = Records::new(header, begin, to.len());
         Ok(true)
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::build::{Builder, Entry};
     use super::super::txn_calls::Identity;
     use super::*;
 
-    const ONE: Identity = Identity { id: 1, epoch: 0 };
-    const TWO: Identity = Identity { id: 2, epoch: 0 };
+    pub const ONE: Identity = Identity { id: 1, epoch: 0 };
+    pub const TWO: Identity = Identity { id: 2, epoch: 0 };
 
     /// A batch of one message at an offset.
-    fn batch(offset: i64, value: &[u8], identity: Identity, compression: Compression, transactional: bool) -> Vec<u8> {
+    pub fn batch(
+        offset: i64,
+        value: &[u8],
+        identity: Identity,
+        compression: Compression,
+        transactional: bool,
+    ) -> Vec<u8> {
         let mut builder = Builder::default();
         builder.push(&Entry { key: None, value: Some(value), timestamp: 1, headers: &[] });
         let mut bytes = builder.seal(compression, identity, 0, transactional).unwrap().to_vec();
@@ -353,7 +378,7 @@ mod tests {
     }
 
     /// A transaction's end.
-    fn end(offset: i64, identity: Identity, commit: bool) -> Vec<u8> {
+    pub fn end(offset: i64, identity: Identity, commit: bool) -> Vec<u8> {
         let mut builder = Builder::default();
         let key = [0, 0, 0, u8::from(commit)];
         builder.push(&Entry { key: Some(&key), value: Some(&[0; 6]), timestamp: 1, headers: &[] });
@@ -370,7 +395,7 @@ mod tests {
     }
 
     /// An answer as a broker writes it.
-    fn answer(records: &[u8], aborted: &[(i64, i64)], stable: i64) -> Writer {
+    pub fn answer(records: &[u8], aborted: &[(i64, i64)], stable: i64) -> Writer {
         let mut to = Writer::default();
         to.i32(0);
         to.i16(0);

@@ -9,7 +9,8 @@
 //! transport.rs    a socket, in the clear or through TLS; sasl.rs logins
 //! connection.rs   requests and answers, several on their way, a deadline on each
 //! cluster.rs      who leads what, and a connection to each
-//! fetched.rs      the fetch call and a walk over what it brings; fetcher.rs keeps one on its way
+//! fetched.rs      the fetch call and a walk over what it brings; pour.rs hands it over as a whole; fetcher.rs keeps
+//!                 one on its way
 //! produce_call.rs the produce call; producer.rs keeps batches on their way; transaction.rs commits them together
 //! ```
 //!
@@ -27,6 +28,7 @@ pub mod connection;
 mod error;
 mod fetched;
 mod fetcher;
+mod pour;
 pub mod produce_call;
 mod producer;
 mod sasl;
@@ -41,6 +43,7 @@ pub use compress::Compression;
 pub use error::{Error, Resource, Result, code};
 pub use fetched::{Fetched, Message};
 pub use fetcher::{FetchSettings, Fetcher};
+pub use pour::Poured;
 pub use producer::Producer;
 pub use settings::{Login, Mechanism, ProduceSettings, Secret, Settings, Tls};
 pub use transaction::Broken;

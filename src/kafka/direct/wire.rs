@@ -25,10 +25,12 @@ pub struct Reader<'a> {
     at: usize,
 }
 
+#[cold]
 fn cut() -> Error {
     Error::Damaged("an answer ends too early".into())
 }
 
+#[cold]
 fn impossible(what: &str) -> Error {
     Error::Damaged(format!("an answer holds {what} that can't be"))
 }
@@ -101,12 +103,24 @@ impl<'a> Reader<'a> {
     /// `Damaged`: the bytes end, or it is longer than it may be.
     #[inline]
     pub fn uvarint(&mut self) -> Result<u32> {
-        let first = self.u8()?;
-        if first < 0x80 {
-            return Ok(u32::from(first));
+        // Lengths in records nearly always have one byte or two.
+        match *self.bytes.get(self.at..).unwrap_or_default() {
+            [first @ ..0x80, ..] => {
+                self.at += 1;
+                Ok(u32::from(first))
+            }
+            [first, second @ ..0x80, ..] => {
+                self.at += 2;
+                Ok(u32::from(first & 0x7f) | u32::from(second) << 7)
+            }
+            _ => self.long_uvarint(),
         }
-        let mut value = u32::from(first & 0x7f);
-        for shift in [7, 14, 21, 28] {
+    }
+
+    #[cold]
+    fn long_uvarint(&mut self) -> Result<u32> {
+        let mut value = 0;
+        for shift in [0, 7, 14, 21, 28] {
             let byte = self.u8()?;
             if shift == 28 && byte > 0x0f {
                 break;

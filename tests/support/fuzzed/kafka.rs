@@ -174,14 +174,33 @@ pub fn kafka_fetch(bytes: &[u8]) {
     let choice = input.byte();
     let (from, body) = (i64::from(choice >> 1), input.rest().to_vec());
     let bytes_max = 10_000 + 100 * body.len();
-    let fetched = memory::within(bytes_max, "an answer", || Fetched::read(body, "t", 0, from, choice & 1 == 0));
-    let Ok(mut fetched) = fetched else { return };
+    let read = |body| Fetched::read(body, "t", 0, from, choice & 1 == 0);
+    let again = body.clone();
+    let Ok(mut fetched) = memory::within(bytes_max, "an answer", || read(body)) else { return };
     let bytes_max = UNPACKING_BYTES_MAX + 3 * UNPACKED_BYTES_MAX;
+    let mut walked = Vec::new();
     memory::within(bytes_max, "a walk", || {
         while let Ok(Some(message)) = fetched.peek() {
             assert!(message.offset >= from);
             headers(message.headers).for_each(drop);
+            walked.push((message.offset, message.value.map(summed)));
             fetched.advance();
         }
     });
+    // The same, handed over as a whole; damage ends the one where it ended the other.
+    let (mut fetched, mut poured) = (read(again).expect("as before"), Vec::new());
+    memory::within(bytes_max, "a pour", || {
+        let mut is_more = true;
+        while is_more {
+            let (mut into, mut told) = (Vec::new(), Vec::new());
+            let all = fetched.pour(&mut into, 1, |poured| told.push(poured.record));
+            is_more = all.is_ok_and(|all| !all);
+            poured.extend(told.iter().map(|record| (record.offset, record.value.map(|value| summed(value.of(&into))))));
+        }
+    });
+    assert_eq!(poured, walked);
+}
+
+fn summed(value: &[u8]) -> u64 {
+    value.iter().fold(value.len() as u64, |sum, byte| sum.rotate_left(5) ^ u64::from(*byte))
 }

@@ -314,7 +314,7 @@ pub const KEYS: &[Key] = &[
         "How long a daemon that starts tries to reach its brokers before it gives up (exit code 4). One that ran tries for as long as it lives, but gives up as well when a broker refuses for that long what it needs: a permission, a topic that is gone, a message that is too long.",
     ),
     key("engine.batch_events_max", integer(1, 65_536, "events"), Default::Value("1_024"), "Capacity of a batch. Results do not depend on it."),
-    key("engine.threads", integer(0, 1_024, "threads"), Default::Value("0"), "With 1, a lane reads, works and writes on one thread; with more (0: as many as there are cores), files and generators are read, and outputs written, on threads of their own; with more than there are lanes, large blocks are decoded ahead on another. Results do not depend on it."),
+    key("engine.threads", integer(0, 1_024, "threads"), Default::Value("0"), "With 1, a lane reads, works and writes on one thread; with more (0: as many as there are cores), files and generators are read, and outputs written, on threads of their own; with more than there are lanes, large blocks are decoded ahead on another, as long as the lane's thread need not wait for a core. Results do not depend on it."),
     key(
         "engine.commit_events_max",
         integer(1, 1_000_000_000, "events"),

@@ -102,7 +102,7 @@ fn fetch_settings(options: &KafkaOptions, reading: Reading) -> Result<FetchSetti
     };
     Ok(FetchSettings {
         committed: true,
-        fetch_bytes: number(options, &["fetch.max.bytes"], 4 << 20)?,
+        fetch_bytes: number(options, &["fetch.max.bytes"], 2 << 20)?,
         partition_bytes: number(options, &["max.partition.fetch.bytes", "fetch.message.max.bytes"], partition)?,
         wait: Duration::from_millis(wait),
         tells_end: reading != Reading::Live,

@@ -6,6 +6,7 @@
 use super::Task;
 use super::kernels::exp;
 use super::random::Random;
+use std::array::from_fn;
 
 /// What a hidden layer's sums go through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +123,77 @@ fn sum_up<const N: usize>(x: &[f32], weights: &[f32], bias: &[f32], from: usize,
     out[from..from + N].copy_from_slice(&sums);
 }
 
+/// Rows that the hot loop takes at once: as many as have room for their sums in the registers, two vectors each.
+pub(super) const ROWS: usize = 6;
+
+crate::wide! {
+    /// [`forward`] of [`ROWS`] rows, to the same bits; `x` and `out` hold one after another. Each row of weights is
+    /// loaded once for all of them.
+    pub(super) fn forward_rows(x: &[f32], weights: &[f32], bias: &[f32], out: &mut [f32]) {
+        match crate::wide::available() {
+            true => forward_in::<8>(x, weights, bias, out),
+            false => forward_in::<4>(x, weights, bias, out),
+        }
+    }
+}
+
+/// [`forward_rows`] with vectors of `N` numbers.
+#[inline(always)]
+fn forward_in<const N: usize>(x: &[f32], weights: &[f32], bias: &[f32], out: &mut [f32]) {
+    let (inputs, outputs) = (x.len() / ROWS, bias.len());
+    let x: [&[f32]; ROWS] = from_fn(|row| &x[row * inputs..][..inputs]);
+    let mut from = 0;
+    while from + 2 * N <= outputs {
+        sum_up_rows::<N, 2>(x, weights, bias, from, out);
+        from += 2 * N;
+    }
+    while from + N <= outputs {
+        sum_up_rows::<N, 1>(x, weights, bias, from, out);
+        from += N;
+    }
+    while from < outputs {
+        sum_up_rows::<1, 1>(x, weights, bias, from, out);
+        from += 1;
+    }
+}
+
+/// Each row's outputs from `from` on, as many as `V` vectors of `N` hold.
+#[inline(always)]
+fn sum_up_rows<const N: usize, const V: usize>(
+    x: [&[f32]; ROWS],
+    weights: &[f32],
+    bias: &[f32],
+    from: usize,
+    out: &mut [f32],
+) {
+    let outputs = bias.len();
+    let bias: [[f32; N]; V] = from_fn(|v| from_fn(|n| bias[from + N * v + n]));
+    let mut sums = [bias; ROWS];
+    let [a, b, c, d, e, f] = x;
+    // Zipped, so that nothing is checked on the way.
+    let x = a.iter().zip(b).zip(c).zip(d).zip(e).zip(f);
+    for (row, (((((a, b), c), d), e), f)) in weights.chunks_exact(outputs).zip(x) {
+        let Some(row) = row[from..].as_chunks::<N>().0.first_chunk::<V>() else { return };
+        for (sums, x) in sums.iter_mut().zip([a, b, c, d, e, f]) {
+            for (sums, row) in sums.iter_mut().zip(row) {
+                *sums = from_fn(|n| sums[n] + x * row[n]);
+            }
+        }
+    }
+    for (out, sums) in out.chunks_exact_mut(outputs).zip(&sums) {
+        out[from..from + N * V].copy_from_slice(sums.as_flattened());
+    }
+}
+
+crate::wide! {
+    /// Each number to single precision.
+    pub(super) fn all_single(from: &[f64], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = single(*from);
+        }
+    }
+}
+
 /// x · y, in eight fixed lanes.
 pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 8];
@@ -137,6 +209,7 @@ pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
 }
 
 /// To single precision; what lies beyond its range becomes its largest number.
+#[inline(always)]
 pub(super) fn single(x: f64) -> f32 {
     x.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32
 }
@@ -155,5 +228,49 @@ pub(super) fn link(task: Task, outputs: &mut [f64]) {
             outputs.iter_mut().for_each(|v| *v /= total);
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wide::narrowly;
+    use proptest::prelude::*;
+
+    /// Numbers that show an order of sums, zeros of both signs and huge ones among them.
+    fn numbers(count: usize, random: &mut Random) -> Vec<f32> {
+        let any = |random: &mut Random| match (random.uniform() * 16.0) as u32 {
+            0 => 0.0,
+            1 => -0.0,
+            2 => f32::MAX,
+            3 => 1e-40,
+            _ => random.normal() as f32,
+        };
+        (0..count).map(|_| any(random)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn rows_at_once_add_up_as_each_would_alone(inputs in 0usize..70, outputs in 1usize..70, seed in any::<u64>()) {
+            let mut random = Random::new(seed);
+            let (weights, bias) = (numbers(inputs * outputs, &mut random), numbers(outputs, &mut random));
+            let x = numbers(ROWS * inputs, &mut random);
+            let mut alone = vec![0.0; ROWS * outputs];
+            for (row, out) in alone.chunks_exact_mut(outputs).enumerate() {
+                forward(&x[row * inputs..][..inputs], &weights, &bias, out);
+            }
+            let together = || {
+                let mut out = vec![0.0; ROWS * outputs];
+                forward_rows(&x, &weights, &bias, &mut out);
+                out.iter().map(|sum| sum.to_bits()).collect::<Vec<_>>()
+            };
+            // What is no number has many patterns of bits, and one way on: the score of 0.
+            let bits = |sums: &[u32]| -> Vec<u32> {
+                sums.iter().map(|sum| if f32::from_bits(*sum).is_nan() { 0x7fc0_0000 } else { *sum }).collect()
+            };
+            let alone: Vec<u32> = alone.iter().map(|sum| sum.to_bits()).collect();
+            prop_assert_eq!(bits(&alone), bits(&together()));
+            prop_assert_eq!(bits(&alone), bits(&narrowly(together)));
+        }
     }
 }

@@ -60,6 +60,9 @@ pub struct Scratch {
     pub single: Vec<f32>,
 }
 
+/// Most rows that are scored together.
+pub const TOGETHER_MAX: usize = 12;
+
 /// A model. `score` and `learn` are deterministic functions of the state and their arguments.
 pub trait Model: Send {
     /// What it predicts.
@@ -69,6 +72,26 @@ pub trait Model: Send {
     /// (number, distance); Multiclass one a class known so far (class numbers are given out by the
     /// pipeline in order of appearance, and may be fewer than the model has room for).
     fn score(&self, x: Features<'_>, scratch: &mut Scratch, out: &mut [f64]);
+
+    /// How many rows it pays to score together, at most [`TOGETHER_MAX`]; 1: none.
+    fn together(&self) -> usize {
+        1
+    }
+
+    /// Scores rows by one state, each as [`Model::score`] would, to the bit. `out` holds their scores one after
+    /// another, all of one width.
+    fn score_rows(&self, rows: &[Features<'_>], scratch: &mut Scratch, out: &mut [f64]) {
+        let width = out.len() / rows.len().max(1);
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(width.max(1))) {
+            self.score(*row, scratch, out);
+        }
+    }
+
+    /// How many rows may at least be learned before a score changes, the last of them included: what is left of a
+    /// model's learning unit. So as many may be scored before the first is learned.
+    fn unit_left(&self) -> u64 {
+        1
+    }
 
     /// Learns from a row. `target` is as the task says (unused where no label is needed); `weight` is
     /// finite and ≥ 0. An update that would make a weight non-finite is refused before it is applied.

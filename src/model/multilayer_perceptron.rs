@@ -15,12 +15,13 @@
 //! in that order (layer by layer, weights before bias) `gradient`, `moment1` and, for Adam, `moment2`,
 //! f32; `unit` u64 \[2\] (events in the open unit, steps taken) and `unit_weight` f64 \[1\].
 
-use super::layers::{Activation, Layer, dot, first_parameters, forward, link, single};
+use super::layers::{Activation, Layer, ROWS, all_single, dot, first_parameters, forward, forward_rows, link, single};
 use super::options::{Options, Range};
-use super::{Features, LabelKind, Learned, Model, Scratch, Shape, Task, dense_only};
+use super::{Features, LabelKind, Learned, Model, Scratch, Shape, TOGETHER_MAX, Task, dense_only};
 use crate::error::{Fault, Result};
 use crate::state::{Data, State};
 use serde_json::Value;
+use std::array::from_fn;
 
 const KIND: &str = "multilayer-perceptron";
 /// A row with a larger activation or error signal is refused: its square still fits in single precision.
@@ -157,6 +158,43 @@ impl Perceptron {
 
     fn outputs(&self) -> usize {
         self.layers.last().map_or(0, |l| l.outputs)
+    }
+
+    /// Scores `R` rows by a loop that takes as many; `out` has room for the first `count` of them.
+    fn score_at_once<const R: usize>(
+        &self,
+        rows: [Features<'_>; R],
+        scratch: &mut Scratch,
+        out: &mut [f64],
+        count: usize,
+        forward: impl Fn(&[f32], &[f32], &[f32], &mut [f32]),
+    ) {
+        let buffer = &mut scratch.single;
+        if buffer.len() < 2 * R * self.width {
+            buffer.resize(2 * R * self.width, 0.0);
+        }
+        let (mut from, mut to) = buffer.split_at_mut(R * self.width);
+        for (values, x) in from.chunks_exact_mut(rows[0].dense.len()).zip(rows) {
+            all_single(x.dense, values);
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let ((weights, bias), to_all) = (self.parts(*layer), &mut to[..R * layer.outputs]);
+            forward(&from[..R * layer.inputs], weights, bias, to_all);
+            if i + 1 < self.layers.len() {
+                self.activation.apply(to_all);
+            }
+            std::mem::swap(&mut from, &mut to);
+        }
+        // The softmax is over the classes known so far; a class beyond the outputs has probability 0.
+        let width = out.len() / count;
+        let known = width.min(self.outputs());
+        for (out, sums) in out.chunks_exact_mut(width.max(1)).zip(from.chunks_exact(self.outputs())) {
+            for (out, sum) in out.iter_mut().zip(&sums[..known]) {
+                *out = f64::from(*sum);
+            }
+            link(self.task, &mut out[..known]);
+            out[known..].fill(0.0);
+        }
     }
 
     /// Fills `values`: the inputs, then every layer's outputs (the last one's before its link).
@@ -297,27 +335,29 @@ impl Model for Perceptron {
     }
 
     fn score(&self, x: Features<'_>, scratch: &mut Scratch, out: &mut [f64]) {
-        let buffer = &mut scratch.single;
-        buffer.resize(2 * self.width, 0.0);
-        let (mut from, mut to) = buffer.split_at_mut(self.width);
-        for (value, x) in from.iter_mut().zip(x.dense) {
-            *value = single(*x);
-        }
-        for (i, layer) in self.layers.iter().enumerate() {
-            let (weights, bias) = self.parts(*layer);
-            forward(&from[..layer.inputs], weights, bias, &mut to[..layer.outputs]);
-            if i + 1 < self.layers.len() {
-                self.activation.apply(&mut to[..layer.outputs]);
+        self.score_at_once([x], scratch, out, 1, forward);
+    }
+
+    fn together(&self) -> usize {
+        TOGETHER_MAX
+    }
+
+    fn score_rows(&self, rows: &[Features<'_>], scratch: &mut Scratch, out: &mut [f64]) {
+        let width = (out.len() / rows.len().max(1)).max(1);
+        for (rows, out) in rows.chunks(ROWS).zip(out.chunks_mut(ROWS * width)) {
+            if rows.len() <= ROWS / 2 {
+                let each = rows.iter().zip(out.chunks_exact_mut(width));
+                each.for_each(|(row, out)| self.score(*row, scratch, out));
+                continue;
             }
-            std::mem::swap(&mut from, &mut to);
+            // Rows that are missing are the last one again.
+            let all: [_; ROWS] = from_fn(|row| rows[row.min(rows.len() - 1)]);
+            self.score_at_once(all, scratch, out, rows.len(), forward_rows);
         }
-        // The softmax is over the classes known so far; a class beyond the outputs has probability 0.
-        let known = out.len().min(self.outputs());
-        for (out, sum) in out.iter_mut().zip(&from[..known]) {
-            *out = f64::from(*sum);
-        }
-        link(self.task, &mut out[..known]);
-        out[known..].fill(0.0);
+    }
+
+    fn unit_left(&self) -> u64 {
+        self.unit_events - self.events
     }
 
     fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
@@ -400,182 +440,4 @@ impl Model for Perceptron {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::random::Random;
-
-    fn build(spec: &str, features: usize, label: LabelKind) -> Result<Box<dyn Model>> {
-        let dense = (0..features).map(|i| format!("x{i}")).collect();
-        let shape = Shape { dense, slots: 0, label: Some(label) };
-        crate::model::build(&serde_json::from_str(spec).expect("JSON"), &shape)
-    }
-
-    fn row(dense: &[f64]) -> Features<'_> {
-        Features { dense, indices: &[], values: &[] }
-    }
-
-    fn score(model: &dyn Model, x: &[f64], width: usize) -> Vec<f64> {
-        let mut out = vec![9.0; width];
-        model.score(row(x), &mut Scratch::default(), &mut out);
-        out
-    }
-
-    fn state(model: &dyn Model) -> State {
-        let mut state = State::new();
-        model.save(&mut state, "m.");
-        state
-    }
-
-    /// Rows of a noiseless problem that no linear model solves: is exactly one of two signs negative?
-    fn xor(random: &mut Random) -> ([f64; 2], f64) {
-        let x = [2.0 * random.uniform() - 1.0, 2.0 * random.uniform() - 1.0];
-        (x, f64::from(u8::from((x[0] < 0.0) != (x[1] < 0.0))))
-    }
-
-    #[test]
-    fn learns_what_no_linear_model_can() {
-        for optimizer in
-            [r#"{"kind":"adam","learning_rate":0.01}"#, r#"{"kind":"sgd","learning_rate":0.1,"momentum":0.9}"#]
-        {
-            let spec = format!(
-                r#"{{"kind":"multilayer-perceptron","layers":[16,8],"unit_events":16,"optimizer":{optimizer}}}"#
-            );
-            let mut model = build(&spec, 2, LabelKind::Bool).expect("model");
-            let mut random = Random::new(1);
-            let mut right = 0;
-            for n in 0..12_000 {
-                let (x, y) = xor(&mut random);
-                right += u32::from(n >= 10_000 && (score(&*model, &x, 1)[0] > 0.5) == (y == 1.0));
-                assert_eq!(model.learn(row(&x), y, 1.0), Learned::Applied);
-            }
-            assert!(right > 1_900, "{optimizer}: {right} of 2,000 right");
-        }
-    }
-
-    /// Each parameter's gradient against the loss's difference quotient, in double precision of the loss.
-    #[test]
-    fn gradients_are_the_slopes_of_the_loss() {
-        let labels =
-            [(LabelKind::Bool, 1.0, 1), (LabelKind::Category { classes_max: 3 }, 2.0, 3), (LabelKind::Number, 0.7, 1)];
-        for (activation, (label, target, width)) in ["tanh", "sigmoid", "identity"].into_iter().zip(labels) {
-            let spec =
-                format!(r#"{{"kind":"multilayer-perceptron","layers":[9,5],"activation":"{activation}","seed":3}}"#);
-            let mut model = build(&spec, 3, label).expect("model");
-            let x = [0.4, -0.8, 1.3];
-            let start = state(&*model);
-            model.learn(row(&x), target, 1.0);
-            let gradient = state(&*model).get_f32("m.gradient", None).expect("gradient").to_vec();
-            let loss = |model: &dyn Model| {
-                let p = score(model, &x, width);
-                match label {
-                    LabelKind::Bool => -p[0].ln(),
-                    LabelKind::Category { .. } => -p[2].ln(),
-                    LabelKind::Number => 0.5 * (p[0] - target) * (p[0] - target),
-                }
-            };
-            let mut at = 0;
-            for name in (0..3).flat_map(|l| [format!("m.layers.{l}.weights"), format!("m.layers.{l}.bias")]) {
-                let tensor = start.get(&name).expect("tensor");
-                for i in 0..tensor.data.len() {
-                    let h = 1e-2f32;
-                    let mut nudged = |by: f32| {
-                        let mut state = start.clone();
-                        let Data::F32(mut values) = tensor.data.clone() else { panic!("single precision") };
-                        values[i] += by;
-                        state.put(name.clone(), &tensor.shape, Data::F32(values));
-                        model.load(&state, "m.").expect("load");
-                        loss(&*model)
-                    };
-                    let slope = (nudged(h) - nudged(-h)) / f64::from(2.0 * h);
-                    let found = f64::from(gradient[at]);
-                    assert!((slope - found).abs() < 2e-4, "{activation} {name}[{i}]: {found}; the slope is {slope}");
-                    at += 1;
-                }
-            }
-            assert_eq!(at, gradient.len());
-        }
-    }
-
-    #[test]
-    fn a_unit_applies_when_it_is_full_and_survives_a_save() {
-        let spec = r#"{"kind":"multilayer-perceptron","layers":[12],"unit_events":4}"#;
-        let label = LabelKind::Category { classes_max: 5 };
-        let mut first = build(spec, 2, label).expect("model");
-        let fresh = score(&*first, &[0.3, 0.4], 5);
-        let mut random = Random::new(9);
-        let mut learn = |models: &mut [&mut Box<dyn Model>]| {
-            let (x, y) = xor(&mut random);
-            for model in models {
-                assert_eq!(model.learn(row(&x), y, 0.5), Learned::Applied);
-            }
-        };
-        for _ in 0..3 {
-            learn(&mut [&mut first]);
-        }
-        assert_eq!(score(&*first, &[0.3, 0.4], 5), fresh, "the unit is still open");
-        let mut second = build(spec, 2, label).expect("model");
-        second.load(&state(&*first), "m.").expect("load");
-        learn(&mut [&mut first, &mut second]);
-        assert_ne!(score(&*first, &[0.3, 0.4], 5), fresh);
-        for _ in 0..9 {
-            learn(&mut [&mut first, &mut second]);
-        }
-        assert_eq!(state(&*first), state(&*second));
-        let known = score(&*first, &[0.3, 0.4], 2);
-        assert!((known[0] + known[1] - 1.0).abs() < 1e-12, "the softmax is over the known classes");
-        assert_eq!(score(&*first, &[0.3, 0.4], 7)[5..], [0.0, 0.0], "classes beyond the outputs");
-    }
-
-    #[test]
-    fn poison_is_refused_and_scores_stay_finite() {
-        let spec = r#"{"kind":"multilayer-perceptron","layers":[4],"activation":"identity","unit_events":1,
-            "optimizer":{"kind":"sgd","learning_rate":1e38}}"#;
-        let mut model = build(spec, 2, LabelKind::Number).expect("model");
-        let before = state(&*model);
-        for (x, y, w) in
-            [([1e308, 0.0], 1.0, 1.0), ([0.0, 0.0], 1e300, 1.0), ([1.0, 1.0], f64::NAN, 1.0), ([1.0, 1.0], 1.0, 1e300)]
-        {
-            assert_eq!(model.learn(row(&x), y, w), Learned::Refused, "{x:?} {y} {w}");
-        }
-        assert_eq!(model.learn(row(&[9.0, 9.0]), 1e6, 1.0), Learned::Refused, "the step would overflow");
-        assert_eq!(model.learn(row(&[9.0, 9.0]), 1e6, 0.0), Learned::Applied, "without weight");
-        assert_eq!(state(&*model), before);
-        for x in [[1e308, -1e308], [f64::MAX, f64::MAX], [1e39, 5e-324]] {
-            assert!(score(&*model, &x, 1)[0].is_finite(), "{x:?}");
-        }
-    }
-
-    #[test]
-    fn damage_and_wrong_use_are_named() {
-        let spec = r#"{"kind":"multilayer-perceptron","layers":[4]}"#;
-        let mut model = build(spec, 2, LabelKind::Bool).expect("model");
-        let good = state(&*model);
-        let damage = [
-            ("m.layers.0.weights", &[4, 2][..], Data::F32(vec![0.0; 8])),
-            ("m.layers.1.bias", &[1], Data::F32(vec![f32::NAN])),
-            ("m.moment2", &[17], Data::F32(vec![-1.0; 17])),
-            ("m.unit", &[2], Data::U64(vec![32, 0])),
-            ("m.unit_weight", &[1], Data::F64(vec![f64::INFINITY])),
-        ];
-        for (name, shape, data) in damage {
-            let mut bad = good.clone();
-            bad.put(name, shape, data);
-            assert!(model.load(&bad, "m.").expect_err(name).message.contains(name));
-        }
-        model.load(&good, "m.").expect("load");
-        for (bad, key) in [
-            (r#"{"kind":"multilayer-perceptron","layers":[0]}"#, "model.layers"),
-            (r#"{"kind":"multilayer-perceptron","layers":[65536,65536]}"#, "model.layers"),
-            (r#"{"kind":"multilayer-perceptron","unit_events":0}"#, "model.unit_events"),
-            (r#"{"kind":"multilayer-perceptron","activation":"gelu"}"#, "model.activation"),
-            (
-                r#"{"kind":"multilayer-perceptron","optimizer":{"kind":"adam","momentum":0.5}}"#,
-                "model.optimizer.momentum",
-            ),
-            (r#"{"kind":"multilayer-perceptron","width":3}"#, "model.width"),
-        ] {
-            let fault = build(bad, 2, LabelKind::Bool).err().expect(key);
-            assert!(fault.message.contains(key), "{fault}");
-        }
-    }
-}
+mod tests;

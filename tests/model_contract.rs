@@ -9,7 +9,7 @@
 //! by name. A skip carries its reason.
 
 use millstream::error::Class;
-use millstream::model::{Features, KINDS, LabelKind, Learned, Model, Scratch, Shape, TOGETHER_MAX, Task, build};
+use millstream::model::{Features, KINDS, LabelKind, Learned, Model, Scratch, Shape, TOGETHER_MAX, Task, Visit, build};
 use millstream::state::{Data, State};
 use serde_json::{Value, json};
 
@@ -293,6 +293,41 @@ fn rows_scored_together_score_as_each_does_alone() {
                 let alone: Vec<u64> = rows.iter().flat_map(alone).collect();
                 assert_eq!(alone, scores_together(&*model, rows, width), "{}: {count} rows", case.spec);
             }
+        }
+    }
+}
+
+/// Rows with labels and without, with and without a weight, poison among them; some are learned as another row than
+/// the one that is scored, as behind steps that learn.
+#[test]
+fn rows_learned_together_are_learned_as_each_would_be_alone() {
+    for case in table() {
+        let (mut together, mut alone, mut rows) = (case.model(), case.model(), case.rows(300, 14));
+        for (i, poison) in poisons(&case).into_iter().enumerate().filter(|(i, _)| i % 3 == 0) {
+            rows[7 * i + 5] = poison;
+        }
+        rows[100].weight = 0.0;
+        let (mut at, mut size, width) = (0, 1, case.width());
+        while at < rows.len() {
+            let end = (at + size.min(together.unit_left() as usize)).min(rows.len());
+            let visit = |i: usize| {
+                let after = (i % 40 > 20).then(|| rows[(i + 1) % rows.len()].x());
+                let learns = (i % 50 != 49).then_some((rows[i].target, rows[i].weight));
+                Visit { before: rows[i].x(), after, learns }
+            };
+            let visits: Vec<Visit<'_>> = (at..end).map(visit).collect();
+            let mut scores = vec![9.0; visits.len() * width];
+            let learned = together.score_learn_rows(&visits, &mut Scratch::default(), &mut scores);
+            let mut expected = vec![0.0; visits.len() * width];
+            for (i, visit) in visits.iter().enumerate() {
+                alone.score(visit.before, &mut Scratch::default(), &mut expected[i * width..][..width]);
+                let what = visit.learns.map(|(y, w)| alone.learn(visit.after.unwrap_or(visit.before), y, w));
+                assert_eq!(learned[i], what.unwrap_or(Learned::Frozen), "{}: row {}", case.spec, at + i);
+            }
+            let bits = |scores: &[f64]| scores.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&scores), bits(&expected), "{}: rows {at} to {end}", case.spec);
+            assert!(same(&saved(&*together), &saved(&*alone)), "{}: rows {at} to {end}", case.spec);
+            (at, size) = (end, size % TOGETHER_MAX + 1);
         }
     }
 }

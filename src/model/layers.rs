@@ -186,6 +186,64 @@ fn sum_up_rows<const N: usize, const V: usize>(
 }
 
 crate::wide! {
+    /// Adds the products of a row's inputs and its outputs' signals to a gradient (inputs × outputs).
+    pub(super) fn add_products(x: &[f32], signal: &[f32], gradient: &mut [f32]) {
+        for (x, gradient) in x.iter().zip(gradient.chunks_exact_mut(signal.len())) {
+            for (g, s) in gradient.iter_mut().zip(signal) {
+                *g += x * s;
+            }
+        }
+    }
+}
+
+crate::wide! {
+    /// [`add_products`] of [`ROWS`] rows, one after another, to the same bits: a number of the gradient is loaded and
+    /// stored once for all of them.
+    pub(super) fn add_products_rows(x: &[f32], signals: &[f32], gradient: &mut [f32]) {
+        let (inputs, outputs) = (x.len() / ROWS, signals.len() / ROWS);
+        let [a, b, c, d, e, f]: [&[f32]; ROWS] = from_fn(|row| &x[row * inputs..][..inputs]);
+        let signals: [_; ROWS] = from_fn(|row| signals[row * outputs..][..outputs].as_chunks::<8>());
+        let (eights, rest) = (signals.map(|(eights, _)| eights), signals.map(|(_, rest)| rest.as_chunks::<1>().0));
+        let x = a.iter().zip(b).zip(c).zip(d).zip(e).zip(f);
+        for (gradient, (((((a, b), c), d), e), f)) in gradient.chunks_exact_mut(outputs).zip(x) {
+            let (x, (in_eights, in_rest)) = ([*a, *b, *c, *d, *e, *f], gradient.as_chunks_mut::<8>());
+            add_each(x, eights, in_eights);
+            add_each(x, rest, in_rest.as_chunks_mut::<1>().0);
+        }
+    }
+}
+
+/// Adds each row's product, of `x` and its signals.
+#[inline(always)]
+fn add_each<const N: usize>(x: [f32; ROWS], signals: [&[[f32; N]]; ROWS], gradient: &mut [[f32; N]]) {
+    let [a, b, c, d, e, f] = signals;
+    let signals = a.iter().zip(b).zip(c).zip(d).zip(e).zip(f);
+    for (gradient, (((((a, b), c), d), e), f)) in gradient.iter_mut().zip(signals) {
+        let mut sum = *gradient;
+        for (x, signal) in x.iter().zip([a, b, c, d, e, f]) {
+            sum = from_fn(|n| sum[n] + x * signal[n]);
+        }
+        *gradient = sum;
+    }
+}
+
+crate::wide! {
+    /// What each input of a layer had to do with the error: its weights · signal.
+    pub(super) fn carry_back(weights: &[f32], signal: &[f32], before: &mut [f32]) {
+        for (before, weights) in before.iter_mut().zip(weights.chunks_exact(signal.len())) {
+            *before = dot(weights, signal);
+        }
+    }
+}
+
+crate::wide! {
+    /// True where no number is beyond ±`most`, and none is NaN.
+    pub(super) fn all_within(values: &[f32], most: f32) -> bool {
+        values.iter().fold(true, |all, value| all & (value.abs() <= most))
+    }
+}
+
+crate::wide! {
     /// Each number to single precision.
     pub(super) fn all_single(from: &[f64], to: &mut [f32]) {
         for (to, from) in to.iter_mut().zip(from) {
@@ -195,14 +253,13 @@ crate::wide! {
 }
 
 /// x · y, in eight fixed lanes.
-pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
+#[inline(always)]
+fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let ((x, x_tail), (y, y_tail)) = (x.as_chunks::<8>(), y.as_chunks::<8>());
+    let tail: f32 = x_tail.iter().zip(y_tail).map(|(x, y)| x * y).sum();
     let mut lanes = [0.0f32; 8];
-    let (xs, ys) = (x.chunks_exact(8), y.chunks_exact(8));
-    let tail: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in xs.zip(ys) {
-        for lane in 0..8 {
-            lanes[lane] += x[lane] * y[lane];
-        }
+    for (x, y) in x.iter().zip(y) {
+        lanes = from_fn(|lane| lanes[lane] + x[lane] * y[lane]);
     }
     let [a, b, c, d, e, f, g, h] = lanes;
     ((a + b) + (c + d)) + ((e + f) + (g + h)) + tail
@@ -271,6 +328,38 @@ mod tests {
             let alone: Vec<u32> = alone.iter().map(|sum| sum.to_bits()).collect();
             prop_assert_eq!(bits(&alone), bits(&together()));
             prop_assert_eq!(bits(&alone), bits(&narrowly(together)));
+        }
+
+        #[test]
+        fn gradients_of_rows_at_once_are_those_of_each_in_turn(inputs in 0usize..40, outputs in 1usize..40, seed in any::<u64>()) {
+            let mut random = Random::new(seed);
+            let mut draw = |count: usize| (0..count).map(|_| random.normal() as f32).collect::<Vec<f32>>();
+            let (x, signals, first) = (draw(ROWS * inputs), draw(ROWS * outputs), draw(inputs * outputs));
+            let mut alone = first.clone();
+            for row in 0..ROWS {
+                add_products(&x[row * inputs..][..inputs], &signals[row * outputs..][..outputs], &mut alone);
+            }
+            let together = || {
+                let mut gradient = first.clone();
+                add_products_rows(&x, &signals, &mut gradient);
+                gradient
+            };
+            prop_assert_eq!(&alone, &together());
+            prop_assert_eq!(&alone, &narrowly(together));
+            let back = || {
+                let mut before = vec![0.0; inputs];
+                carry_back(&first, &signals[..outputs], &mut before);
+                before
+            };
+            prop_assert_eq!(back(), narrowly(back));
+        }
+
+        #[test]
+        fn one_number_beyond_is_seen_anywhere(count in 1usize..70, at in 0usize..70, bad in 0usize..3) {
+            let mut values = vec![-3.0; count];
+            prop_assert!(all_within(&values, 3.0));
+            values[at % count] = [f32::NAN, 3.5, f32::NEG_INFINITY][bad];
+            prop_assert!(!all_within(&values, 3.0) && !narrowly(|| all_within(&values, 3.0)));
         }
     }
 }

@@ -8,7 +8,7 @@ use super::event::{feature_cells, features, load};
 use super::fill::has_nan;
 use super::{Counts, GOLDEN_ROWS_MAX, GoldenRow, Pipeline, event_of};
 use crate::batch::{Batch, RowStatus, Scores};
-use crate::model::{Features, Learned, Model, TOGETHER_MAX};
+use crate::model::{Features, Learned, Model, TOGETHER_MAX, Visit};
 use crate::preprocess::Row;
 use crate::schema::Schema;
 use std::array::from_fn;
@@ -60,8 +60,9 @@ impl Waiting {
         }
     }
 
-    fn after<'a>(&'a self, schema: &Schema, batch: &'a Batch) -> Features<'a> {
-        if self.differs { features(&self.learned_row) } else { self.before(schema, batch) }
+    fn visit<'a>(&'a self, schema: &Schema, batch: &'a Batch) -> Visit<'a> {
+        let after = self.differs.then(|| features(&self.learned_row));
+        Visit { before: self.before(schema, batch), after, learns: self.learns }
     }
 }
 
@@ -145,17 +146,17 @@ impl Pipeline {
     fn score_waiting(&mut self, batch: &Batch, scores: &mut Scores, counts: &mut Counts) {
         let (count, schema) = (std::mem::take(&mut self.together.count), &self.schema);
         let waiting = &self.together.waiting[..count];
-        if count == 0 {
-            return;
-        }
-        let rows: [Features<'_>; TOGETHER_MAX] = from_fn(|i| waiting[i.min(count - 1)].before(schema, batch));
-        self.model.score_rows(&rows[..count], &mut self.scratch, &mut scores.values[self.together.start..]);
+        let Some(last) = waiting.last() else { return };
+        let out = &mut scores.values[self.together.start..];
+        let each = |i: usize| waiting.get(i).unwrap_or(last);
         if std::mem::take(&mut self.together.to_learn) == 0 {
-            return;
+            let rows: [Features<'_>; TOGETHER_MAX] = from_fn(|i| each(i).before(schema, batch));
+            return self.model.score_rows(&rows[..count], &mut self.scratch, out);
         }
-        for waiting in waiting {
-            let Some((target, weight)) = waiting.learns else { continue };
-            match self.model.learn(waiting.after(schema, batch), target, weight) {
+        let rows: [Visit<'_>; TOGETHER_MAX] = from_fn(|i| each(i).visit(schema, batch));
+        let learned = self.model.score_learn_rows(&rows[..count], &mut self.scratch, out);
+        for (waiting, learned) in waiting.iter().zip(learned).filter(|(waiting, _)| waiting.learns.is_some()) {
+            match learned {
                 Learned::Applied => {
                     counts.learned += 1;
                     self.learned += 1;

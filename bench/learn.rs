@@ -1,9 +1,10 @@
 //! `learn`: scoring and learning through the pipeline on rows that are already decoded; row by row, as the
 //! daemon does it. Beside it River and Vowpal Wabbit with the same algorithm, where they have it; the progressive
-//! losses are compared, and must be equal where the arithmetic is the same.
+//! losses are compared, and must be equal where the arithmetic is the same. And several models a pass (`passes.rs`).
 
 use crate::events::{BATCH_EVENTS, PIPELINE, Rows, block, decoder, for_each_batch};
 use crate::machine::Cores;
+use crate::passes;
 use crate::peers;
 use crate::report::{Beside, Figure, Outcome, Report, Run, short};
 use crate::stats::{Samples, hash_scores, time_rows};
@@ -48,7 +49,8 @@ pub fn run(run: &Run, report: &mut Report) -> Outcome {
             None => report.note(&format!("{name}: not installed (make bench-peers)")),
         }
     }
-    cases.iter().try_for_each(|c| measure(c, run, &cores, report))
+    cases.iter().try_for_each(|c| measure(c, run, &cores, report))?;
+    passes::run(run, report)
 }
 
 /// Every model with `count` rows.

@@ -20,6 +20,7 @@ mod latency;
 mod learn;
 mod machine;
 mod page;
+mod passes;
 mod peer_vw;
 mod peers;
 mod plot;

@@ -223,6 +223,15 @@ impl Batch {
         self.origins.clear();
         self.status.clear();
     }
+    /// Makes `to` equal; its memory is used again.
+    pub fn copy_to(&self, to: &mut Batch) {
+        (to.number_stride, to.token_stride) = (self.number_stride, self.token_stride);
+        to.numbers.clone_from(&self.numbers);
+        to.tokens.clone_from(&self.tokens);
+        to.text.clone_from(&self.text);
+        to.origins.clone_from(&self.origins);
+        to.status.clone_from(&self.status);
+    }
     /// Adds a row, all missing, and returns its index. Its strides are filled; the caller overwrites.
     pub fn push_row(&mut self, origin: RowOrigin) -> usize {
         self.numbers.resize(self.numbers.len() + self.number_stride, f64::NAN);

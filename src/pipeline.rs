@@ -10,6 +10,7 @@ mod event;
 mod fill;
 mod fitting;
 mod golden;
+mod together;
 
 pub use golden::GoldenRow;
 
@@ -27,6 +28,7 @@ use fill::Fill;
 use golden::{batch_of, event_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use together::Together;
 
 /// Classes of a category label that are told apart unless the schema says otherwise.
 pub const CLASSES_MAX_DEFAULT: usize = 64;
@@ -129,6 +131,7 @@ pub struct Pipeline {
     row: Row,
     learned_row: Row,
     ahead: Ahead,
+    together: Together,
     scratch: Scratch,
     /// The targets of a batch's rows, NaN where there is none.
     targets: Vec<f64>,
@@ -237,6 +240,7 @@ impl Pipeline {
         let (task, hash) = (model.task(), artifact::content_hash(json!(spec).to_string().as_bytes()));
         let (row, learned_row, scratch, targets) = Default::default();
         let ahead = Ahead::new(fixed_slots > 0 && model.fetches_ahead());
+        let together = Together::new(&*model);
         let (classes, golden) = Default::default();
         Ok(Pipeline {
             spec,
@@ -256,6 +260,7 @@ impl Pipeline {
             row,
             learned_row,
             ahead,
+            together,
             scratch,
             targets,
         })
@@ -318,10 +323,11 @@ impl Pipeline {
         let learn = learn && self.model.learns();
         scores.clear();
         self.targets.clear();
-        // Two loops, so that the commoner one carries nothing of the other.
-        match self.ahead.on {
-            true => self.rows::<true>(batch, scores, learn, &mut counts),
-            false => self.rows::<false>(batch, scores, learn, &mut counts),
+        // Loops of their own, so that the commonest one carries nothing of the others.
+        match (self.together.on, self.ahead.on) {
+            (true, _) => self.rows_together(batch, scores, learn, &mut counts),
+            (_, true) => self.rows::<true>(batch, scores, learn, &mut counts),
+            _ => self.rows::<false>(batch, scores, learn, &mut counts),
         }
         self.fill.catch_up(batch);
         observer.observe_all(scores, &self.targets);

@@ -2,13 +2,14 @@
 //! checkpoint it at any event and be fed poison, and nothing surprising happens.
 //!
 //! Every model of the builder passes the same checks, one row of `table()` a model:
-//! scoring changes nothing; equal rows in equal order give equal bits; save, load and go on is the
-//! same bit for bit at every cut; inputs stay as they are; poison leaves all numbers finite, and the
-//! state as it was where it is refused; memory doesn't grow with events; weight 0 learns nothing (in
-//! River it would count as a step); damaged state is refused by name. A skip carries its reason.
+//! scoring changes nothing, and rows scored together score as alone; equal rows in equal order give
+//! equal bits; save, load and go on is the same bit for bit at every cut; inputs stay as they are;
+//! poison leaves all numbers finite, and the state as it was where it is refused; memory doesn't grow
+//! with events; weight 0 learns nothing (in River it would count as a step); damaged state is refused
+//! by name. A skip carries its reason.
 
 use millstream::error::Class;
-use millstream::model::{Features, KINDS, LabelKind, Learned, Model, Scratch, Shape, Task, build};
+use millstream::model::{Features, KINDS, LabelKind, Learned, Model, Scratch, Shape, TOGETHER_MAX, Task, Visit, build};
 use millstream::state::{Data, State};
 use serde_json::{Value, json};
 
@@ -185,6 +186,13 @@ impl Case {
     }
 }
 
+/// All rows together, each with as many scores.
+fn scores_together(model: &dyn Model, rows: &[Row], width: usize) -> Vec<u64> {
+    let (x, mut out): (Vec<_>, _) = (rows.iter().map(Row::x).collect(), vec![9.0; rows.len() * width]);
+    model.score_rows(&x, &mut Scratch::default(), &mut out);
+    out.iter().map(|v| v.to_bits()).collect()
+}
+
 fn saved(model: &dyn Model) -> State {
     let mut state = State::new();
     model.save(&mut state, "model.");
@@ -264,6 +272,77 @@ fn equal_rows_in_equal_order_give_equal_bits_whether_or_not_they_were_scored() {
         }
         assert!(same(&saved(&*quiet), &saved(&*asked)), "{}", case.spec);
         assert_eq!(case.scores(&*quiet, &rows), case.scores(&*asked, &rows), "{}", case.spec);
+    }
+}
+
+#[test]
+fn rows_scored_together_score_as_each_does_alone() {
+    for case in table() {
+        let (mut model, rows) = (case.model(), case.rows(60, 12));
+        learn(&mut *model, &rows[..30]);
+        let classes = matches!(case.label, Some(LabelKind::Category { .. }));
+        let widths = if classes { 0..=case.width() } else { case.width()..=case.width() };
+        assert!((1..=TOGETHER_MAX).contains(&model.together()) && model.unit_left() > 0, "{}", case.spec);
+        for (count, width) in (1..=TOGETHER_MAX).flat_map(|n| widths.clone().map(move |w| (n, w))) {
+            for rows in rows.chunks(count) {
+                let alone = |row: &Row| {
+                    let mut out = vec![0.0; width];
+                    model.score(row.x(), &mut Scratch::default(), &mut out);
+                    out.into_iter().map(f64::to_bits).collect::<Vec<_>>()
+                };
+                let alone: Vec<u64> = rows.iter().flat_map(alone).collect();
+                assert_eq!(alone, scores_together(&*model, rows, width), "{}: {count} rows", case.spec);
+            }
+        }
+    }
+}
+
+/// Rows with labels and without, with and without a weight, poison among them; some are learned as another row than
+/// the one that is scored, as behind steps that learn.
+#[test]
+fn rows_learned_together_are_learned_as_each_would_be_alone() {
+    for case in table() {
+        let (mut together, mut alone, mut rows) = (case.model(), case.model(), case.rows(300, 14));
+        for (i, poison) in poisons(&case).into_iter().enumerate().filter(|(i, _)| i % 3 == 0) {
+            rows[7 * i + 5] = poison;
+        }
+        rows[100].weight = 0.0;
+        let (mut at, mut size, width) = (0, 1, case.width());
+        while at < rows.len() {
+            let end = (at + size.min(together.unit_left() as usize)).min(rows.len());
+            let visit = |i: usize| {
+                let after = (i % 40 > 20).then(|| rows[(i + 1) % rows.len()].x());
+                let learns = (i % 50 != 49).then_some((rows[i].target, rows[i].weight));
+                Visit { before: rows[i].x(), after, learns }
+            };
+            let visits: Vec<Visit<'_>> = (at..end).map(visit).collect();
+            let mut scores = vec![9.0; visits.len() * width];
+            let learned = together.score_learn_rows(&visits, &mut Scratch::default(), &mut scores);
+            let mut expected = vec![0.0; visits.len() * width];
+            for (i, visit) in visits.iter().enumerate() {
+                alone.score(visit.before, &mut Scratch::default(), &mut expected[i * width..][..width]);
+                let what = visit.learns.map(|(y, w)| alone.learn(visit.after.unwrap_or(visit.before), y, w));
+                assert_eq!(learned[i], what.unwrap_or(Learned::Frozen), "{}: row {}", case.spec, at + i);
+            }
+            let bits = |scores: &[f64]| scores.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&scores), bits(&expected), "{}: rows {at} to {end}", case.spec);
+            assert!(same(&saved(&*together), &saved(&*alone)), "{}: rows {at} to {end}", case.spec);
+            (at, size) = (end, size % TOGETHER_MAX + 1);
+        }
+    }
+}
+
+#[test]
+fn no_score_changes_before_a_unit_is_full() {
+    for case in table() {
+        let (mut model, rows) = (case.model(), case.rows(120, 13));
+        for cut in [0, 3, 40] {
+            learn(&mut *model, &rows[..cut]);
+            let before = case.scores(&*model, &rows);
+            let rest = model.unit_left() as usize - 1;
+            learn(&mut *model, &rows[cut..cut + rest]);
+            assert_eq!(before, case.scores(&*model, &rows), "{}: after {rest} of a unit", case.spec);
+        }
     }
 }
 

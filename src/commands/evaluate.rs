@@ -1,16 +1,19 @@
 //! `millstream evaluate`: progressive validation (test, then train) of pipelines, beside no-change and
 //! majority class.
 
+use super::beside::Beside;
 use super::events;
 use crate::artifact;
+use crate::batch::{Batch, Scores};
 use crate::cli::EvaluateArgs;
 use crate::error::{Fault, Result};
 use crate::metrics::quality::WINDOW_EVENTS;
 use crate::metrics::{Progressive, QualityReport};
 use crate::pipeline::Pipeline;
+use crate::schema::Schema;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a pipeline did on the events.
 #[derive(Debug, Clone)]
@@ -42,11 +45,10 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
         ))
         .hint("name one for each pipeline, in their order"));
     }
+    let pipelines = args.pipelines.iter().map(|path| load(path)).collect::<Result<Vec<_>>>()?;
     let mut done = Vec::new();
-    for (i, path) in args.pipelines.iter().enumerate() {
-        let mut pipeline = load(path)?;
-        let mut evaluation = progressive(&mut pipeline, &args.inputs)?;
-        evaluation.pipeline = path.display().to_string();
+    for (i, (mut pipeline, mut evaluation)) in progressive_all(pipelines, &args.inputs)?.into_iter().enumerate() {
+        evaluation.pipeline = args.pipelines[i].display().to_string();
         evaluation.rejected.tell();
         refuse_if_all_away(&evaluation)?;
         select(&mut evaluation.quality, &args.metrics)?;
@@ -82,23 +84,98 @@ pub fn load(path: &Path) -> Result<Pipeline> {
     Pipeline::from_bytes(&bytes).map_err(|f| f.at(path.display()))
 }
 
+/// What a pipeline did so far.
+struct Tally {
+    quality: Progressive,
+    scores: Scores,
+    events: u64,
+    learned: u64,
+    rejected: events::TurnedAway,
+}
+
+impl Tally {
+    fn new(pipeline: &Pipeline) -> Tally {
+        let quality = Progressive::new(pipeline.task(), WINDOW_EVENTS);
+        Tally { quality, scores: pipeline.scores(0), events: 0, learned: 0, rejected: Default::default() }
+    }
+
+    /// Tests and then trains on a batch of `input`.
+    fn take(&mut self, pipeline: &mut Pipeline, batch: &mut Batch, input: &Path) {
+        let counts = pipeline.run(batch, &mut self.scores, true, &mut self.quality);
+        self.events += batch.len() as u64;
+        self.learned += counts.learned;
+        self.rejected.note(batch, pipeline.schema(), input);
+    }
+
+    fn evaluation(self, pipeline: &Pipeline) -> Evaluation {
+        let (name, version) = (pipeline.spec().name.clone(), pipeline.version().to_string());
+        let (events, learned, rejected, quality) = (self.events, self.learned, self.rejected, self.quality.report());
+        Evaluation { pipeline: name, version, events, learned, rejected, quality }
+    }
+}
+
 /// Tests and then trains on every event of the files, in order.
 ///
 /// # Errors
 /// Environment, where a file can't be read.
-pub fn progressive(pipeline: &mut Pipeline, inputs: &[std::path::PathBuf]) -> Result<Evaluation> {
-    let mut quality = Progressive::new(pipeline.task(), WINDOW_EVENTS);
-    let mut scores = pipeline.scores(0);
-    let (mut events, mut learned) = (0, 0);
-    let schema = pipeline.schema().clone();
-    let rejected = events::read(&schema, inputs, "evaluating", &mut |batch| {
-        let counts = pipeline.run(batch, &mut scores, true, &mut quality);
-        events += batch.len() as u64;
-        learned += counts.learned;
+pub fn progressive(pipeline: &mut Pipeline, inputs: &[PathBuf]) -> Result<Evaluation> {
+    let mut tally = Tally::new(pipeline);
+    events::each_batch(&pipeline.schema().clone(), inputs, "evaluating", &mut |batch, input| {
+        tally.take(pipeline, batch, &inputs[input]);
         Ok(())
     })?;
-    let (name, version) = (pipeline.spec().name.clone(), pipeline.version().to_string());
-    Ok(Evaluation { pipeline: name, version, events, learned, rejected, quality: quality.report() })
+    Ok(tally.evaluation(pipeline))
+}
+
+/// [`progressive`] of several pipelines, to the same results. Those that read the same fields go side by side through
+/// one pass over the files, each on a thread of its own.
+///
+/// # Errors
+/// Environment, where a file can't be read.
+pub fn progressive_all(pipelines: Vec<Pipeline>, inputs: &[PathBuf]) -> Result<Vec<(Pipeline, Evaluation)>> {
+    let mut left: Vec<Option<Pipeline>> = pipelines.into_iter().map(Some).collect();
+    let mut done: Vec<Option<(Pipeline, Evaluation)>> = left.iter().map(|_| None).collect();
+    while let Some(schema) = left.iter().flatten().next().map(|p| p.schema().clone()) {
+        let (mut places, mut alike) = (Vec::new(), Vec::new());
+        for (place, pipeline) in left.iter_mut().enumerate() {
+            if let Some(pipeline) = pipeline.take_if(|p| p.schema().same_shape(&schema)) {
+                places.push(place);
+                alike.push(pipeline);
+            }
+        }
+        for (place, result) in places.into_iter().zip(one_pass(alike, &schema, inputs)?) {
+            done[place] = Some(result);
+        }
+    }
+    Ok(done.into_iter().flatten().collect())
+}
+
+/// [`progressive`] of pipelines that read the same fields.
+fn one_pass(mut pipelines: Vec<Pipeline>, schema: &Schema, inputs: &[PathBuf]) -> Result<Vec<(Pipeline, Evaluation)>> {
+    if let [pipeline] = &mut pipelines[..] {
+        let evaluation = progressive(pipeline, inputs)?;
+        return Ok(pipelines.into_iter().map(|pipeline| (pipeline, evaluation.clone())).collect());
+    }
+    let mut besides: Vec<_> = pipelines
+        .into_iter()
+        .map(|pipeline| {
+            let (tally, inputs) = (Tally::new(&pipeline), inputs.to_vec());
+            Beside::<_, usize>::start((pipeline, tally), move |(pipeline, tally), item| {
+                tally.take(pipeline, &mut item.batch, &inputs[item.with]);
+            })
+        })
+        .collect();
+    events::each_batch(schema, inputs, "evaluating", &mut |batch, input| {
+        for beside in &mut besides {
+            let mut item = if beside.has_room() { None } else { beside.done() }.unwrap_or_default();
+            batch.copy_to(&mut item.batch);
+            item.with = input;
+            beside.hand(item);
+        }
+        Ok(())
+    })?;
+    let finished = besides.into_iter().map(Beside::finish);
+    Ok(finished.map(|(pipeline, tally)| (tally.evaluation(&pipeline), pipeline)).map(|(e, p)| (p, e)).collect())
 }
 
 fn select(quality: &mut QualityReport, names: &[String]) -> Result<()> {

@@ -80,7 +80,8 @@ pub struct TurnedAway {
 }
 
 impl TurnedAway {
-    fn note(&mut self, batch: &Batch, schema: &Schema, input: &Path) {
+    /// Counts the rows of a batch of `input` that were turned away.
+    pub fn note(&mut self, batch: &Batch, schema: &Schema, input: &Path) {
         for (origin, status) in batch.origins.iter().zip(&batch.status) {
             let RowStatus::Rejected(reject) = status else { continue };
             self.rows += 1;
@@ -111,9 +112,28 @@ pub fn read(
     what: &str,
     take: &mut dyn FnMut(&mut Batch) -> Result<()>,
 ) -> Result<TurnedAway> {
+    let mut rejected = TurnedAway::default();
+    each_batch(schema, inputs, what, &mut |batch, input| {
+        take(batch)?;
+        rejected.note(batch, schema, &inputs[input]);
+        Ok(())
+    })?;
+    Ok(rejected)
+}
+
+/// Hands every batch of the files to `take`, in order, with the file's index.
+///
+/// # Errors
+/// As [`read`].
+pub fn each_batch(
+    schema: &Schema,
+    inputs: &[PathBuf],
+    what: &str,
+    take: &mut dyn FnMut(&mut Batch, usize) -> Result<()>,
+) -> Result<()> {
     let total = inputs.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum();
-    let (mut bar, mut rejected) = (bar(total, what), TurnedAway::default());
-    for input in inputs {
+    let mut bar = bar(total, what);
+    for (index, input) in inputs.iter().enumerate() {
         let format = format_of(input);
         let framing = match format {
             Format::Csv => Framing::Csv { header: true },
@@ -138,15 +158,14 @@ pub fn read(
             let mut cursor = Cursor::default();
             batch.clear();
             while decoder.fill(&block, &mut cursor, &mut batch, BATCH_EVENTS) {
-                take(&mut batch)?;
-                rejected.note(&batch, schema, input);
+                take(&mut batch, index)?;
                 batch.clear();
             }
             bar.inc(block.bytes.len() as u64);
         }
     }
     bar.finish_and_clear();
-    Ok(rejected)
+    Ok(())
 }
 
 #[cfg(test)]

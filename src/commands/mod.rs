@@ -1,5 +1,6 @@
 //! The commands: one function each, called by `main` through [`dispatch`].
 
+mod beside;
 mod demo;
 pub mod evaluate;
 pub mod events;

@@ -81,7 +81,7 @@ fn replay_lane(config: &Config, home: &Home, lane: u32, args: &ReplayArgs) -> Re
         true => None,
         false => {
             let range = args.from.unwrap_or(begins)..args.to.unwrap_or(reaches);
-            Some(Comparison::new(config, past.core.pipeline(), &args.artifacts, range).map_err(at)?)
+            Some(Comparison::new(past.core.pipeline(), &args.artifacts, range).map_err(at)?)
         }
     };
     let watch: &mut dyn Watch = match &mut comparison {
@@ -95,9 +95,8 @@ fn replay_lane(config: &Config, home: &Home, lane: u32, args: &ReplayArgs) -> Re
         "digest": if differs.is_none() { "equal" } else { "differs" },
         "first_difference": differs.as_ref().map(|(difference, _)| difference),
     });
-    if let Some(comparison) = &comparison {
-        report["versions"] = comparison.versions();
-        report["better"] = comparison.better();
+    if let Some(comparison) = comparison {
+        (report["versions"], report["better"]) = comparison.report();
     }
     Ok((report, differs.map(|(_, fault)| at(fault))))
 }

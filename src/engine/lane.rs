@@ -77,10 +77,12 @@ pub trait Watch: Observer {
     fn cut(&mut self, _seq: u64) -> u64 {
         u64::MAX
     }
-    /// A batch was scored.
+    /// A batch was decoded, and is about to be scored.
+    fn decoded(&mut self, _batch: &Batch) {}
+    /// It was scored.
     fn batch(&mut self, _batch: &Batch, _scores: &Scores) {}
     /// A block, whose first event is the lane's event `seq`, was taken whole.
-    fn block(&mut self, _block: &Block, _seq: u64) {}
+    fn block(&mut self, _seq: u64) {}
 }
 
 impl Watch for () {}
@@ -136,6 +138,7 @@ impl LaneCore {
         if !self.decode(block, cursor, until) {
             return false;
         }
+        watch.decoded(&self.batch);
         self.score(Some(watch));
         watch.batch(&self.batch, &self.scores);
         self.seq += self.batch.len() as u64;

@@ -275,7 +275,7 @@ pub fn replay_record(
             name_inputs(core, source, &block);
             let seq = core.seq();
             replay_block(core, &block, &mut swaps, archive, watch)?;
-            watch.block(&block, seq);
+            watch.block(seq);
             core.ledger.finished(&block);
             let reached = block.records.last().and_then(|r| core.ledger.reached(r.input));
             match reached.filter(|p| *p != from[input]) {

@@ -60,6 +60,20 @@ pub struct Scratch {
     pub single: Vec<f32>,
 }
 
+/// Most rows that are scored together.
+pub const TOGETHER_MAX: usize = 12;
+
+/// A row's visit to a model: it is scored, and then it may be learned.
+#[derive(Debug, Clone, Copy)]
+pub struct Visit<'a> {
+    /// What is scored.
+    pub before: Features<'a>,
+    /// What is learned, where that isn't the same.
+    pub after: Option<Features<'a>>,
+    /// Target and weight, where it is learned.
+    pub learns: Option<(f64, f64)>,
+}
+
 /// A model. `score` and `learn` are deterministic functions of the state and their arguments.
 pub trait Model: Send {
     /// What it predicts.
@@ -69,6 +83,40 @@ pub trait Model: Send {
     /// (number, distance); Multiclass one a class known so far (class numbers are given out by the
     /// pipeline in order of appearance, and may be fewer than the model has room for).
     fn score(&self, x: Features<'_>, scratch: &mut Scratch, out: &mut [f64]);
+
+    /// How many rows it pays to score together, at most [`TOGETHER_MAX`]; 1: none.
+    fn together(&self) -> usize {
+        1
+    }
+
+    /// Scores rows by one state, each as [`Model::score`] would, to the bit. `out` holds their scores one after
+    /// another, all of one width.
+    fn score_rows(&self, rows: &[Features<'_>], scratch: &mut Scratch, out: &mut [f64]) {
+        let width = out.len() / rows.len().max(1);
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(width.max(1))) {
+            self.score(*row, scratch, out);
+        }
+    }
+
+    /// Scores rows, then learns those that are to be learned, in order; `out` as in [`Model::score_rows`]. The rows are
+    /// at most [`TOGETHER_MAX`], and those to learn at most [`Model::unit_left`]. What became of each comes back, and
+    /// `Frozen` for one that wasn't to be learned.
+    fn score_learn_rows(
+        &mut self,
+        rows: &[Visit<'_>],
+        scratch: &mut Scratch,
+        out: &mut [f64],
+    ) -> [Learned; TOGETHER_MAX] {
+        let mut learned = [Learned::Frozen; TOGETHER_MAX];
+        score_then_learn(self, rows, scratch, out, &mut learned);
+        learned
+    }
+
+    /// How many rows may at least be learned before a score changes, the last of them included: what is left of a
+    /// model's learning unit. So as many may be scored before the first is learned.
+    fn unit_left(&self) -> u64 {
+        1
+    }
 
     /// Learns from a row. `target` is as the task says (unused where no label is needed); `weight` is
     /// finite and ≥ 0. An update that would make a weight non-finite is refused before it is applied.
@@ -119,6 +167,24 @@ pub trait Model: Send {
     /// # Errors
     /// Corruption, naming the tensor that is missing or doesn't fit.
     fn load(&mut self, state: &State, prefix: &str) -> Result<()>;
+}
+
+/// [`Model::score_learn_rows`] one after the other.
+fn score_then_learn<M: Model + ?Sized>(
+    model: &mut M,
+    rows: &[Visit<'_>],
+    scratch: &mut Scratch,
+    out: &mut [f64],
+    learned: &mut [Learned],
+) {
+    let Some(last) = rows.last() else { return };
+    let before: [Features<'_>; TOGETHER_MAX] = std::array::from_fn(|i| rows.get(i).unwrap_or(last).before);
+    model.score_rows(&before[..rows.len()], scratch, out);
+    for (row, learned) in rows.iter().zip(learned) {
+        if let Some((target, weight)) = row.learns {
+            *learned = model.learn(row.after.unwrap_or(row.before), target, weight);
+        }
+    }
 }
 
 /// What the pipeline tells a model about its rows when it is built.

@@ -15,12 +15,18 @@
 //! in that order (layer by layer, weights before bias) `gradient`, `moment1` and, for Adam, `moment2`,
 //! f32; `unit` u64 \[2\] (events in the open unit, steps taken) and `unit_weight` f64 \[1\].
 
-use super::layers::{Activation, Layer, dot, first_parameters, forward, link, single};
+mod rows;
+mod step;
+
+use super::layers::{Activation, Layer, ROWS, first_parameters, forward, forward_rows};
 use super::options::{Options, Range};
-use super::{Features, LabelKind, Learned, Model, Scratch, Shape, Task, dense_only};
+use super::{Features, LabelKind, Learned, Model, Scratch, Shape, TOGETHER_MAX, Task, Visit};
+use super::{dense_only, score_then_learn};
 use crate::error::{Fault, Result};
 use crate::state::{Data, State};
 use serde_json::Value;
+use std::array::from_fn;
+use step::{Moved, Optimizer, Slope};
 
 const KIND: &str = "multilayer-perceptron";
 /// A row with a larger activation or error signal is refused: its square still fits in single precision.
@@ -31,35 +37,6 @@ const PARAMETERS_MAX: usize = 1 << 26;
 const LAYERS_MAX: usize = 64;
 const WIDTH_MAX: u64 = 65_536;
 const UNIT_EVENTS_MAX: u64 = 1 << 20;
-
-/// How a unit's mean gradient becomes a step.
-#[derive(Debug, Clone, Copy)]
-enum Optimizer {
-    /// Along the gradient, with momentum.
-    Sgd { learning_rate: f32, momentum: f32 },
-    /// Adam.
-    Adam { learning_rate: f32, beta_1: f32, beta_2: f32, eps: f32 },
-}
-
-impl Optimizer {
-    fn read(options: &mut Options<'_>) -> Result<Optimizer> {
-        let mut of = options.choice("optimizer", "adam", &["sgd", "adam"])?;
-        let optimizer = match of.kind() {
-            "sgd" => Optimizer::Sgd {
-                learning_rate: of.number("learning_rate", 0.01, Range::Positive)? as f32,
-                momentum: of.number("momentum", 0.0, Range::BelowOne)? as f32,
-            },
-            _ => Optimizer::Adam {
-                learning_rate: of.number("learning_rate", 0.001, Range::Positive)? as f32,
-                beta_1: of.number("beta_1", 0.9, Range::BelowOne)? as f32,
-                beta_2: of.number("beta_2", 0.999, Range::BelowOne)? as f32,
-                eps: of.number("eps", 1e-8, Range::Positive)? as f32,
-            },
-        };
-        of.finish()?;
-        Ok(optimizer)
-    }
-}
 
 /// Widths of the hidden layers; an empty list is a linear model.
 fn read_hidden(options: &mut Options<'_>) -> Result<Vec<usize>> {
@@ -81,6 +58,8 @@ struct Perceptron {
     width: usize,
     parameters: Vec<f32>,
     gradient: Vec<f32>,
+    /// Room for the next parameters.
+    next: Vec<f32>,
     moment1: Vec<f32>,
     /// Empty for SGD.
     moment2: Vec<f32>,
@@ -89,7 +68,7 @@ struct Perceptron {
     weight: f64,
     /// Steps taken.
     steps: u64,
-    /// Working memory of `learn`: the layers' values (inputs first) and error signals.
+    /// Working memory of `learn`: the layers' values (inputs first) and error signals, of one row or of several.
     values: Vec<f32>,
     signals: Vec<f32>,
     output_scratch: Vec<f64>,
@@ -137,13 +116,14 @@ pub fn build_multilayer_perceptron(mut options: Options<'_>, shape: &Shape) -> R
         unit_events,
         parameters: first_parameters(&layers, activation, seed),
         gradient: vec![0.0; at],
+        next: vec![0.0; at],
         moment1: vec![0.0; at],
         moment2: vec![0.0; if adam { at } else { 0 }],
         events: 0,
         weight: 0.0,
         steps: 0,
-        values: vec![0.0; shape.dense.len() + outputs_all],
-        signals: vec![0.0; outputs_all],
+        values: vec![0.0; ROWS * (shape.dense.len() + outputs_all)],
+        signals: vec![0.0; ROWS * outputs_all],
         output_scratch: Vec::with_capacity(outputs),
         width,
         layers,
@@ -159,136 +139,27 @@ impl Perceptron {
         self.layers.last().map_or(0, |l| l.outputs)
     }
 
-    /// Fills `values`: the inputs, then every layer's outputs (the last one's before its link).
-    fn forward_all(&mut self, x: &[f64]) {
-        let mut values = std::mem::take(&mut self.values);
-        for (value, x) in values.iter_mut().zip(x) {
-            *value = single(*x);
-        }
-        let mut at = 0;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let (inputs, outputs) = values[at..at + layer.inputs + layer.outputs].split_at_mut(layer.inputs);
-            let (weights, bias) = self.parts(*layer);
-            forward(inputs, weights, bias, outputs);
-            if i + 1 < self.layers.len() {
-                self.activation.apply(outputs);
-            }
-            at += layer.inputs;
-        }
-        self.values = values;
-    }
-
-    /// Fills the last layer's error signal: the loss's slope, times the event's weight. False: no such class.
-    fn output_signal(&mut self, target: f64, weight: f32, scratch: &mut Vec<f64>) -> bool {
-        let outputs = self.outputs();
-        scratch.clear();
-        scratch.extend(self.values[self.values.len() - outputs..].iter().map(|v| f64::from(*v)));
-        if scratch.iter().any(|v| !v.is_finite()) {
-            return false;
-        }
-        link(self.task, scratch);
-        match self.task {
-            Task::Multiclass if target >= 0.0 && (target as usize) < outputs => scratch[target as usize] -= 1.0,
-            Task::Multiclass => return false,
-            Task::Binary if !(0.0..=1.0).contains(&target) => return false,
-            _ => scratch[0] -= target,
-        }
-        let at = self.signals.len() - outputs;
-        for (signal, slope) in self.signals[at..].iter_mut().zip(scratch.iter()) {
-            *signal = single(*slope) * weight;
-        }
-        true
-    }
-
-    /// Carries the error signal back through the hidden layers.
-    fn backward(&mut self) {
-        let mut signals = std::mem::take(&mut self.signals);
-        let (mut signal_end, mut value_end) = (signals.len(), self.values.len() - self.outputs());
-        for layer in self.layers[1..].iter().rev() {
-            let split = signal_end - layer.outputs;
-            let (before, signal) = signals[..signal_end].split_at_mut(split);
-            let before = &mut before[split - layer.inputs..];
-            let values = &self.values[value_end - layer.inputs..value_end];
-            let (weights, _) = self.parts(*layer);
-            for ((before, value), row) in before.iter_mut().zip(values).zip(weights.chunks_exact(layer.outputs)) {
-                *before = dot(row, signal) * self.activation.slope(*value);
-            }
-            signal_end = split;
-            value_end -= layer.inputs;
-        }
-        self.signals = signals;
-    }
-
-    /// Adds the row's gradient to the unit's.
-    fn accumulate(&mut self) {
-        let (mut value_at, mut signal_at) = (0, 0);
-        for layer in &self.layers {
-            let values = &self.values[value_at..value_at + layer.inputs];
-            let signal = &self.signals[signal_at..signal_at + layer.outputs];
-            let (weights, bias) = self.gradient[layer.at..layer.end()].split_at_mut(layer.inputs * layer.outputs);
-            for (value, row) in values.iter().zip(weights.chunks_exact_mut(layer.outputs)) {
-                for (g, s) in row.iter_mut().zip(signal) {
-                    *g += value * s;
-                }
-            }
-            for (g, s) in bias.iter_mut().zip(signal) {
-                *g += s;
-            }
-            value_at += layer.inputs;
-            signal_at += layer.outputs;
-        }
-    }
-
     /// Takes the unit's step if every number stays finite, and opens the next unit.
     fn close_unit(&mut self) -> Learned {
         let mut learned = Learned::Applied;
         if self.weight > 0.0 {
-            learned = match self.optimizer {
-                Optimizer::Sgd { learning_rate, momentum } => self.step(|p, g, m, v| {
-                    let m = momentum * m + g;
-                    (p - learning_rate * m, m, v)
-                }),
-                Optimizer::Adam { learning_rate, beta_1, beta_2, eps } => {
-                    let t = (self.steps + 1) as f64;
-                    let unbias1 = (1.0 / (1.0 - libm::pow(f64::from(beta_1), t))) as f32;
-                    let unbias2 = (1.0 / (1.0 - libm::pow(f64::from(beta_2), t))) as f32;
-                    self.step(|p, g, m, v| {
-                        let m = beta_1 * m + (1.0 - beta_1) * g;
-                        let v = beta_2 * v + (1.0 - beta_2) * g * g;
-                        (p - learning_rate * (m * unbias1) / ((v * unbias2).sqrt() + eps), m, v)
-                    })
-                }
-            };
+            let slope = Slope { gradient: &self.gradient, share: (1.0 / self.weight) as f32, l2: self.l2 };
+            let (moment1, moment2) = (&mut self.moment1[..], &mut self.moment2[..]);
+            let moved = Moved { parameters: &mut self.parameters, moment1, moment2, next: &mut self.next };
+            match self.optimizer.step(self.steps + 1, slope, moved) {
+                true => self.steps += 1,
+                false => learned = Learned::Refused,
+            }
         }
         self.gradient.fill(0.0);
         (self.events, self.weight) = (0, 0.0);
         learned
     }
+}
 
-    /// Applies `rule` (parameter, gradient, moments → parameter, moments) to all parameters or to none.
-    fn step(&mut self, rule: impl Fn(f32, f32, f32, f32) -> (f32, f32, f32)) -> Learned {
-        let (l2, share) = (self.l2, (1.0 / self.weight) as f32);
-        let adam = !self.moment2.is_empty();
-        let next = |p: f32, g: f32, m: f32, v: f32| rule(p, g * share + l2 * p, m, v);
-        let moment2 = |i: usize, of: &[f32]| if adam { of[i] } else { 0.0 };
-        for (i, p) in self.parameters.iter().enumerate() {
-            let (p, m, v) = next(*p, self.gradient[i], self.moment1[i], moment2(i, &self.moment2));
-            if !(p.is_finite() && m.is_finite() && v.is_finite()) {
-                return Learned::Refused;
-            }
-        }
-        for i in 0..self.parameters.len() {
-            let v = moment2(i, &self.moment2);
-            let (p, m, v) = next(self.parameters[i], self.gradient[i], self.moment1[i], v);
-            self.parameters[i] = p;
-            self.moment1[i] = m;
-            if adam {
-                self.moment2[i] = v;
-            }
-        }
-        self.steps += 1;
-        Learned::Applied
-    }
+/// True where every row is learned and counts for something.
+fn all_weigh(rows: &[Visit<'_>; ROWS]) -> bool {
+    rows.iter().all(|row| row.learns.is_some_and(|(_, weight)| weight != 0.0))
 }
 
 impl Model for Perceptron {
@@ -297,50 +168,55 @@ impl Model for Perceptron {
     }
 
     fn score(&self, x: Features<'_>, scratch: &mut Scratch, out: &mut [f64]) {
-        let buffer = &mut scratch.single;
-        buffer.resize(2 * self.width, 0.0);
-        let (mut from, mut to) = buffer.split_at_mut(self.width);
-        for (value, x) in from.iter_mut().zip(x.dense) {
-            *value = single(*x);
-        }
-        for (i, layer) in self.layers.iter().enumerate() {
-            let (weights, bias) = self.parts(*layer);
-            forward(&from[..layer.inputs], weights, bias, &mut to[..layer.outputs]);
-            if i + 1 < self.layers.len() {
-                self.activation.apply(&mut to[..layer.outputs]);
+        self.score_at_once([x], scratch, out, 1, forward);
+    }
+
+    fn together(&self) -> usize {
+        TOGETHER_MAX
+    }
+
+    fn score_rows(&self, rows: &[Features<'_>], scratch: &mut Scratch, out: &mut [f64]) {
+        let width = (out.len() / rows.len().max(1)).max(1);
+        for (rows, out) in rows.chunks(ROWS).zip(out.chunks_mut(ROWS * width)) {
+            if rows.len() <= ROWS / 2 {
+                let each = rows.iter().zip(out.chunks_exact_mut(width));
+                each.for_each(|(row, out)| self.score(*row, scratch, out));
+                continue;
             }
-            std::mem::swap(&mut from, &mut to);
+            // Rows that are missing are the last one again.
+            let all: [_; ROWS] = from_fn(|row| rows[row.min(rows.len() - 1)]);
+            self.score_at_once(all, scratch, out, rows.len(), forward_rows);
         }
-        // The softmax is over the classes known so far; a class beyond the outputs has probability 0.
-        let known = out.len().min(self.outputs());
-        for (out, sum) in out.iter_mut().zip(&from[..known]) {
-            *out = f64::from(*sum);
-        }
-        link(self.task, &mut out[..known]);
-        out[known..].fill(0.0);
+    }
+
+    fn unit_left(&self) -> u64 {
+        self.unit_events - self.events
     }
 
     fn learn(&mut self, x: Features<'_>, target: f64, weight: f64) -> Learned {
-        let fits = |values: &[f32]| values.iter().all(|v| v.abs() <= SIGNAL_MAX);
-        if weight == 0.0 {
-            return Learned::Applied;
+        match weight {
+            0.0 => Learned::Applied,
+            weight => self.learn_alone(x.dense, target, weight),
         }
-        self.forward_all(x.dense);
-        let mut outputs = std::mem::take(&mut self.output_scratch);
-        let known = target.is_finite() && self.output_signal(target, single(weight), &mut outputs);
-        self.output_scratch = outputs;
-        if !known {
-            return Learned::Refused;
+    }
+
+    fn score_learn_rows(
+        &mut self,
+        rows: &[Visit<'_>],
+        scratch: &mut Scratch,
+        out: &mut [f64],
+    ) -> [Learned; TOGETHER_MAX] {
+        let (mut learned, width) = ([Learned::Frozen; TOGETHER_MAX], out.len() / rows.len().max(1));
+        for (i, rows) in rows.chunks(ROWS).enumerate() {
+            let out = &mut out[i * ROWS * width..][..rows.len() * width];
+            let learned = &mut learned[i * ROWS..][..rows.len()];
+            match rows.try_into() {
+                // What is learned before the unit's end changes no score, and there the rows end.
+                Ok(rows) if all_weigh(rows) => learned.copy_from_slice(&self.visit_at_once(rows, scratch, out)),
+                _ => score_then_learn(self, rows, scratch, out, learned),
+            }
         }
-        self.backward();
-        // Products of two numbers that fit are at most 1e30: a unit's sum of them is finite.
-        if !fits(&self.values) || !fits(&self.signals) {
-            return Learned::Refused;
-        }
-        self.accumulate();
-        self.weight += f64::from(single(weight));
-        self.events += 1;
-        if self.events == self.unit_events { self.close_unit() } else { Learned::Applied }
+        learned
     }
 
     fn save(&self, state: &mut State, prefix: &str) {
@@ -400,182 +276,4 @@ impl Model for Perceptron {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::random::Random;
-
-    fn build(spec: &str, features: usize, label: LabelKind) -> Result<Box<dyn Model>> {
-        let dense = (0..features).map(|i| format!("x{i}")).collect();
-        let shape = Shape { dense, slots: 0, label: Some(label) };
-        crate::model::build(&serde_json::from_str(spec).expect("JSON"), &shape)
-    }
-
-    fn row(dense: &[f64]) -> Features<'_> {
-        Features { dense, indices: &[], values: &[] }
-    }
-
-    fn score(model: &dyn Model, x: &[f64], width: usize) -> Vec<f64> {
-        let mut out = vec![9.0; width];
-        model.score(row(x), &mut Scratch::default(), &mut out);
-        out
-    }
-
-    fn state(model: &dyn Model) -> State {
-        let mut state = State::new();
-        model.save(&mut state, "m.");
-        state
-    }
-
-    /// Rows of a noiseless problem that no linear model solves: is exactly one of two signs negative?
-    fn xor(random: &mut Random) -> ([f64; 2], f64) {
-        let x = [2.0 * random.uniform() - 1.0, 2.0 * random.uniform() - 1.0];
-        (x, f64::from(u8::from((x[0] < 0.0) != (x[1] < 0.0))))
-    }
-
-    #[test]
-    fn learns_what_no_linear_model_can() {
-        for optimizer in
-            [r#"{"kind":"adam","learning_rate":0.01}"#, r#"{"kind":"sgd","learning_rate":0.1,"momentum":0.9}"#]
-        {
-            let spec = format!(
-                r#"{{"kind":"multilayer-perceptron","layers":[16,8],"unit_events":16,"optimizer":{optimizer}}}"#
-            );
-            let mut model = build(&spec, 2, LabelKind::Bool).expect("model");
-            let mut random = Random::new(1);
-            let mut right = 0;
-            for n in 0..12_000 {
-                let (x, y) = xor(&mut random);
-                right += u32::from(n >= 10_000 && (score(&*model, &x, 1)[0] > 0.5) == (y == 1.0));
-                assert_eq!(model.learn(row(&x), y, 1.0), Learned::Applied);
-            }
-            assert!(right > 1_900, "{optimizer}: {right} of 2,000 right");
-        }
-    }
-
-    /// Each parameter's gradient against the loss's difference quotient, in double precision of the loss.
-    #[test]
-    fn gradients_are_the_slopes_of_the_loss() {
-        let labels =
-            [(LabelKind::Bool, 1.0, 1), (LabelKind::Category { classes_max: 3 }, 2.0, 3), (LabelKind::Number, 0.7, 1)];
-        for (activation, (label, target, width)) in ["tanh", "sigmoid", "identity"].into_iter().zip(labels) {
-            let spec =
-                format!(r#"{{"kind":"multilayer-perceptron","layers":[9,5],"activation":"{activation}","seed":3}}"#);
-            let mut model = build(&spec, 3, label).expect("model");
-            let x = [0.4, -0.8, 1.3];
-            let start = state(&*model);
-            model.learn(row(&x), target, 1.0);
-            let gradient = state(&*model).get_f32("m.gradient", None).expect("gradient").to_vec();
-            let loss = |model: &dyn Model| {
-                let p = score(model, &x, width);
-                match label {
-                    LabelKind::Bool => -p[0].ln(),
-                    LabelKind::Category { .. } => -p[2].ln(),
-                    LabelKind::Number => 0.5 * (p[0] - target) * (p[0] - target),
-                }
-            };
-            let mut at = 0;
-            for name in (0..3).flat_map(|l| [format!("m.layers.{l}.weights"), format!("m.layers.{l}.bias")]) {
-                let tensor = start.get(&name).expect("tensor");
-                for i in 0..tensor.data.len() {
-                    let h = 1e-2f32;
-                    let mut nudged = |by: f32| {
-                        let mut state = start.clone();
-                        let Data::F32(mut values) = tensor.data.clone() else { panic!("single precision") };
-                        values[i] += by;
-                        state.put(name.clone(), &tensor.shape, Data::F32(values));
-                        model.load(&state, "m.").expect("load");
-                        loss(&*model)
-                    };
-                    let slope = (nudged(h) - nudged(-h)) / f64::from(2.0 * h);
-                    let found = f64::from(gradient[at]);
-                    assert!((slope - found).abs() < 2e-4, "{activation} {name}[{i}]: {found}; the slope is {slope}");
-                    at += 1;
-                }
-            }
-            assert_eq!(at, gradient.len());
-        }
-    }
-
-    #[test]
-    fn a_unit_applies_when_it_is_full_and_survives_a_save() {
-        let spec = r#"{"kind":"multilayer-perceptron","layers":[12],"unit_events":4}"#;
-        let label = LabelKind::Category { classes_max: 5 };
-        let mut first = build(spec, 2, label).expect("model");
-        let fresh = score(&*first, &[0.3, 0.4], 5);
-        let mut random = Random::new(9);
-        let mut learn = |models: &mut [&mut Box<dyn Model>]| {
-            let (x, y) = xor(&mut random);
-            for model in models {
-                assert_eq!(model.learn(row(&x), y, 0.5), Learned::Applied);
-            }
-        };
-        for _ in 0..3 {
-            learn(&mut [&mut first]);
-        }
-        assert_eq!(score(&*first, &[0.3, 0.4], 5), fresh, "the unit is still open");
-        let mut second = build(spec, 2, label).expect("model");
-        second.load(&state(&*first), "m.").expect("load");
-        learn(&mut [&mut first, &mut second]);
-        assert_ne!(score(&*first, &[0.3, 0.4], 5), fresh);
-        for _ in 0..9 {
-            learn(&mut [&mut first, &mut second]);
-        }
-        assert_eq!(state(&*first), state(&*second));
-        let known = score(&*first, &[0.3, 0.4], 2);
-        assert!((known[0] + known[1] - 1.0).abs() < 1e-12, "the softmax is over the known classes");
-        assert_eq!(score(&*first, &[0.3, 0.4], 7)[5..], [0.0, 0.0], "classes beyond the outputs");
-    }
-
-    #[test]
-    fn poison_is_refused_and_scores_stay_finite() {
-        let spec = r#"{"kind":"multilayer-perceptron","layers":[4],"activation":"identity","unit_events":1,
-            "optimizer":{"kind":"sgd","learning_rate":1e38}}"#;
-        let mut model = build(spec, 2, LabelKind::Number).expect("model");
-        let before = state(&*model);
-        for (x, y, w) in
-            [([1e308, 0.0], 1.0, 1.0), ([0.0, 0.0], 1e300, 1.0), ([1.0, 1.0], f64::NAN, 1.0), ([1.0, 1.0], 1.0, 1e300)]
-        {
-            assert_eq!(model.learn(row(&x), y, w), Learned::Refused, "{x:?} {y} {w}");
-        }
-        assert_eq!(model.learn(row(&[9.0, 9.0]), 1e6, 1.0), Learned::Refused, "the step would overflow");
-        assert_eq!(model.learn(row(&[9.0, 9.0]), 1e6, 0.0), Learned::Applied, "without weight");
-        assert_eq!(state(&*model), before);
-        for x in [[1e308, -1e308], [f64::MAX, f64::MAX], [1e39, 5e-324]] {
-            assert!(score(&*model, &x, 1)[0].is_finite(), "{x:?}");
-        }
-    }
-
-    #[test]
-    fn damage_and_wrong_use_are_named() {
-        let spec = r#"{"kind":"multilayer-perceptron","layers":[4]}"#;
-        let mut model = build(spec, 2, LabelKind::Bool).expect("model");
-        let good = state(&*model);
-        let damage = [
-            ("m.layers.0.weights", &[4, 2][..], Data::F32(vec![0.0; 8])),
-            ("m.layers.1.bias", &[1], Data::F32(vec![f32::NAN])),
-            ("m.moment2", &[17], Data::F32(vec![-1.0; 17])),
-            ("m.unit", &[2], Data::U64(vec![32, 0])),
-            ("m.unit_weight", &[1], Data::F64(vec![f64::INFINITY])),
-        ];
-        for (name, shape, data) in damage {
-            let mut bad = good.clone();
-            bad.put(name, shape, data);
-            assert!(model.load(&bad, "m.").expect_err(name).message.contains(name));
-        }
-        model.load(&good, "m.").expect("load");
-        for (bad, key) in [
-            (r#"{"kind":"multilayer-perceptron","layers":[0]}"#, "model.layers"),
-            (r#"{"kind":"multilayer-perceptron","layers":[65536,65536]}"#, "model.layers"),
-            (r#"{"kind":"multilayer-perceptron","unit_events":0}"#, "model.unit_events"),
-            (r#"{"kind":"multilayer-perceptron","activation":"gelu"}"#, "model.activation"),
-            (
-                r#"{"kind":"multilayer-perceptron","optimizer":{"kind":"adam","momentum":0.5}}"#,
-                "model.optimizer.momentum",
-            ),
-            (r#"{"kind":"multilayer-perceptron","width":3}"#, "model.width"),
-        ] {
-            let fault = build(bad, 2, LabelKind::Bool).err().expect(key);
-            assert!(fault.message.contains(key), "{fault}");
-        }
-    }
-}
+mod tests;

@@ -66,7 +66,7 @@ pub(super) struct Source<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use crate::batch::{Batch, Reject, RowOrigin, RowStatus, Span, Stage, Token, TokenKind};
     use crate::pipeline::Pipeline;
 
@@ -113,7 +113,7 @@ mod tests {
     }
 
     /// A row of whatever comes to mind.
-    fn push(batch: &mut Batch, random: &mut u64) {
+    pub fn push(batch: &mut Batch, random: &mut u64) {
         let mut below = |most: u64| {
             *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (*random >> 33) % most

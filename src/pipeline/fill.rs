@@ -238,8 +238,16 @@ crate::wide! {
 
 crate::wide! {
     /// True where a number is missing.
-    fn has_nan(numbers: &[f64]) -> bool {
-        numbers.iter().fold(false, |any, x| any | x.is_nan())
+    pub fn has_nan(numbers: &[f64]) -> bool {
+        let (sixteens, rest) = numbers.as_chunks::<16>();
+        // Two at a time: one comparison tells whether either is missing.
+        let any = |x: &[f64; 16]| {
+            let fours: [bool; 4] = std::array::from_fn(|i| {
+                (x[i].is_nan() | x[i + 4].is_nan()) | (x[i + 8].is_nan() | x[i + 12].is_nan())
+            });
+            (fours[0] | fours[1]) | (fours[2] | fours[3])
+        };
+        sixteens.iter().any(any) | rest.iter().fold(false, |any, x| any | x.is_nan())
     }
 }
 

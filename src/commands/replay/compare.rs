@@ -1,10 +1,9 @@
-//! Versions beside each other over the same events of a lane's past.
+//! Versions beside each other over the same events of a lane's past. The lane decodes them, once; each version runs
+//! a copy of the batches on a thread of its own, and at a block's end all have run the same events.
 
-use crate::batch::{Batch, Block, Cursor, RowStatus, Scores, Task};
-use crate::config::Config;
-use crate::decode::Decoder;
+use crate::batch::{Batch, RowStatus, Scores, Task};
+use crate::commands::beside::{Beside, Item};
 use crate::engine::lane::{Watch, check_fits};
-use crate::engine::wire;
 use crate::error::Result;
 use crate::journal::JournalRecord;
 use crate::metrics::Progressive;
@@ -36,6 +35,13 @@ impl Rows {
         }
     }
 
+    /// Adds those of the events behind.
+    fn append(&mut self, behind: &Rows) {
+        let before = self.bits.len();
+        self.bits.extend_from_slice(&behind.bits);
+        self.ends.extend(behind.ends.iter().map(|end| before + end));
+    }
+
     /// Index of the first event that differs.
     fn first_difference(&self, other: &Rows) -> Option<usize> {
         let rows = |rows: &Rows, i: usize| {
@@ -55,12 +61,49 @@ impl Rows {
     }
 }
 
-/// A version that runs beside the recorded one.
+/// What goes to a candidate's thread with a batch, and comes back.
+#[derive(Default)]
+struct Ran {
+    learn: bool,
+    rows: Rows,
+}
+
+/// A version that runs beside the recorded one; its thread ends with its quality.
 struct Candidate {
-    pipeline: Pipeline,
-    decoder: Decoder,
-    batch: Batch,
-    scores: Scores,
+    beside: Beside<(Pipeline, Scores, Progressive), Ran>,
+    /// Batches that came back.
+    spare: Vec<Item<Ran>>,
+}
+
+impl Candidate {
+    fn start(pipeline: Pipeline) -> Candidate {
+        let (scores, quality) = (pipeline.scores(0), Progressive::new(pipeline.task(), WINDOW_EVENTS));
+        let beside = Beside::start((pipeline, scores, quality), |(pipeline, scores, quality), item: &mut Item<Ran>| {
+            pipeline.run(&mut item.batch, scores, item.with.learn, quality);
+            item.with.rows.clear();
+            item.with.rows.take(&item.batch, scores);
+        });
+        Candidate { beside, spare: Vec::new() }
+    }
+
+    /// Sends a copy of a batch on its way; `rows` are those of the events before it.
+    fn hand(&mut self, batch: &Batch, learn: bool, rows: &mut Rows) {
+        if !self.beside.has_room() {
+            self.take_back(rows);
+        }
+        let mut item = self.spare.pop().unwrap_or_default();
+        batch.copy_to(&mut item.batch);
+        item.with.learn = learn;
+        self.beside.hand(item);
+    }
+
+    /// Waits for the batch that went out first. False where none is out.
+    fn take_back(&mut self, rows: &mut Rows) -> bool {
+        let Some(item) = self.beside.done() else { return false };
+        rows.append(&item.with.rows);
+        self.spare.push(item);
+        true
+    }
 }
 
 /// One line of the report.
@@ -81,7 +124,6 @@ pub(super) struct Comparison {
     versions: Vec<Version>,
     /// True while the recorded version runs events of the range.
     inside: bool,
-    events_max: usize,
     /// False while the record's events were scored by a frozen model.
     learn: bool,
 }
@@ -91,7 +133,7 @@ impl Comparison {
     ///
     /// # Errors
     /// Misuse, Corruption or Environment, naming the file that can't be loaded or doesn't fit.
-    pub fn new(config: &Config, recorded: &Pipeline, paths: &[PathBuf], range: Range<u64>) -> Result<Comparison> {
+    pub fn new(recorded: &Pipeline, paths: &[PathBuf], range: Range<u64>) -> Result<Comparison> {
         let mut versions = Vec::new();
         if paths.len() == 1 {
             versions.push(Version {
@@ -114,20 +156,23 @@ impl Comparison {
                 quality: Progressive::new(pipeline.task(), WINDOW_EVENTS),
                 rows: Rows::default(),
                 first_difference: None,
-                candidate: Some(Candidate {
-                    decoder: wire::decoder(config, &pipeline)?,
-                    batch: pipeline.batch(),
-                    scores: pipeline.scores(0),
-                    pipeline,
-                }),
+                candidate: Some(Candidate::start(pipeline)),
             });
         }
-        let events_max = config.engine.batch_events_max as usize;
-        Ok(Comparison { range, versions, inside: false, events_max, learn: true })
+        Ok(Comparison { range, versions, inside: false, learn: true })
     }
 
-    /// The versions, as the report has them.
-    pub fn versions(&self) -> Value {
+    /// The versions as the report has them, and the better one.
+    pub fn report(mut self) -> (Value, Value) {
+        for version in &mut self.versions {
+            if let Some(candidate) = version.candidate.take() {
+                (_, _, version.quality) = candidate.beside.finish();
+            }
+        }
+        (self.versions(), self.better())
+    }
+
+    fn versions(&self) -> Value {
         self.versions
             .iter()
             .map(|v| {
@@ -140,7 +185,7 @@ impl Comparison {
     }
 
     /// The version that scores best, and by which metric; null where none does.
-    pub fn better(&self) -> Value {
+    fn better(&self) -> Value {
         let task = self.versions[0].task;
         let (metric, more_is_better) = match task {
             Task::Binary | Task::Multiclass => ("accuracy", true),
@@ -195,19 +240,20 @@ impl Watch for Comparison {
         }
     }
 
-    fn block(&mut self, block: &Block, seq: u64) {
+    fn decoded(&mut self, batch: &Batch) {
+        for version in self.versions.iter_mut().filter(|_| self.inside) {
+            if let Some(candidate) = &mut version.candidate {
+                candidate.hand(batch, self.learn, &mut version.rows);
+            }
+        }
+    }
+
+    fn block(&mut self, seq: u64) {
         let first = seq.max(self.range.start);
         for version in &mut self.versions {
-            let Some(candidate) = &mut version.candidate else { continue };
-            candidate.run(
-                block,
-                seq,
-                &self.range,
-                self.events_max,
-                self.learn,
-                &mut version.quality,
-                &mut version.rows,
-            );
+            if let Some(candidate) = &mut version.candidate {
+                while candidate.take_back(&mut version.rows) {}
+            }
         }
         let (reference, others) = self.versions.split_first_mut().expect("at least one version");
         for version in others.iter_mut().filter(|v| v.first_difference.is_none()) {
@@ -215,36 +261,5 @@ impl Watch for Comparison {
             version.first_difference = differs.map(|row| first + row as u64);
         }
         self.versions.iter_mut().for_each(|v| v.rows.clear());
-    }
-}
-
-impl Candidate {
-    /// Runs the events of a block that are in the range, and passes over the others.
-    #[allow(clippy::too_many_arguments)]
-    fn run(
-        &mut self,
-        block: &Block,
-        seq: u64,
-        range: &Range<u64>,
-        events_max: usize,
-        learn: bool,
-        quality: &mut Progressive,
-        rows: &mut Rows,
-    ) {
-        let (mut cursor, mut seq) = (Cursor::default(), seq);
-        while seq < range.end {
-            let inside = range.contains(&seq);
-            let until = if inside { range.end } else { range.start };
-            let room = usize::try_from(until - seq).map_or(events_max, |room| room.min(events_max));
-            self.batch.clear();
-            if !self.decoder.fill(block, &mut cursor, &mut self.batch, room) {
-                return;
-            }
-            if inside {
-                self.pipeline.run(&mut self.batch, &mut self.scores, learn, quality);
-                rows.take(&self.batch, &self.scores);
-            }
-            seq += self.batch.len() as u64;
-        }
     }
 }

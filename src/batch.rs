@@ -234,11 +234,16 @@ impl Batch {
     }
     /// Adds a row, all missing, and returns its index. Its strides are filled; the caller overwrites.
     pub fn push_row(&mut self, origin: RowOrigin) -> usize {
-        self.numbers.resize(self.numbers.len() + self.number_stride, f64::NAN);
-        self.tokens.resize(self.tokens.len() + self.token_stride, Token::default());
+        self.push_cells();
         self.origins.push(origin);
         self.status.push(RowStatus::Ok);
         self.origins.len() - 1
+    }
+    /// Adds the cells of a row, all missing, whose origin and status are not yet known: for the caller to push.
+    #[inline]
+    pub(crate) fn push_cells(&mut self) {
+        self.numbers.resize(self.numbers.len() + self.number_stride, f64::NAN);
+        self.tokens.resize(self.tokens.len() + self.token_stride, Token::default());
     }
     /// The numbers of a row.
     #[inline]

@@ -61,6 +61,7 @@ impl Events for Binary {
             line_end,
             raw_end: line_end,
             sequence: 0,
+            complete: false,
             outcome: Err(malformed(reason, line_end - at)),
         };
         let Some(length) = bytes[at..end].first_chunk() else {
@@ -79,6 +80,7 @@ impl Events for Binary {
             line_end: start + length,
             raw_end: start + length,
             sequence: u64::from_le_bytes(*sequence),
+            complete: false,
             outcome: self.rest(rest, cells),
         }
     }

@@ -126,7 +126,7 @@ impl Csv {
         targets(&self.fields, &names)
     }
 
-    /// As [`Csv::plain_row`], where a `\n` ends the row.
+    /// As [`Csv::plain_row`], where a `\n` ends the row; and whether every number is known to be there.
     #[inline(always)]
     fn row_in_lanes(
         lanes: &mut Lanes,
@@ -135,13 +135,13 @@ impl Csv {
         at: usize,
         end: usize,
         cells: &mut Cells<'_>,
-    ) -> Option<usize> {
-        let line = lanes.row(bytes, at, cells, |step, at, cells| {
+    ) -> Option<(usize, bool)> {
+        let row = lanes.row(bytes, at, cells, |step, at, cells| {
             let stop = plain_cell(bytes, at, &columns[step], cells)?;
             let at_end = step + 1 == columns.len() && bytes.get(stop) == Some(&b'\r');
             Some(stop + usize::from(at_end))
         })?;
-        (line < end && bytes[line] == b'\n').then_some(line)
+        (row.last < end && bytes[row.last] == b'\n').then_some((row.last, row.complete))
     }
 
     /// Reads a row whose numbers are plain; `None` where anything is unusual. What it takes is what
@@ -211,16 +211,17 @@ impl Events for Csv {
     #[inline(always)]
     fn event(&mut self, bytes: &[u8], at: usize, end: usize, cells: &mut Cells<'_>) -> Event {
         if let Ok(columns) = self.current.as_ref()
-            && let Some(line) = Csv::row_in_lanes(&mut self.lanes, columns, bytes, at, end, cells)
-                .or_else(|| Csv::plain_row(columns, bytes, at, end, cells))
+            && let Some((line, complete)) = Csv::row_in_lanes(&mut self.lanes, columns, bytes, at, end, cells)
+                .or_else(|| Csv::plain_row(columns, bytes, at, end, cells).map(|line| (line, false)))
         {
-            return Event { line_end: line, raw_end: without_cr(bytes, at, line), sequence: 0, outcome: Ok(()) };
+            let raw_end = without_cr(bytes, at, line);
+            return Event { line_end: line, raw_end, sequence: 0, complete, outcome: Ok(()) };
         }
         cells.reset();
         let (line, reject) = self.row(bytes, at, end, cells);
         // The framing's own end of the line's bytes: a carriage return at it is no part of the row.
         let raw_end = without_cr(bytes, at, line);
-        Event { line_end: line, raw_end, sequence: 0, outcome: reject.map_or(Ok(()), Err) }
+        Event { line_end: line, raw_end, sequence: 0, complete: false, outcome: reject.map_or(Ok(()), Err) }
     }
 }
 

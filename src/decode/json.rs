@@ -92,7 +92,7 @@ impl Json {
     /// their ends. Returns where its line ends.
     #[cold]
     #[inline(never)]
-    fn row_apart(&mut self, bytes: &[u8], at: usize, end: usize, cells: &mut Cells<'_>) -> Option<usize> {
+    fn row_apart(&mut self, bytes: &[u8], at: usize, end: usize, cells: &mut Cells<'_>) -> Option<(usize, bool)> {
         let line = line_end(bytes, at, end);
         if line - at > APART_BYTES_MAX {
             return None;
@@ -105,7 +105,7 @@ impl Json {
         self.layout.forget_bytes();
         let read = self.layout.row(&self.apart, APART_BEFORE, row_end, &mut self.values, cells);
         self.layout.forget_bytes();
-        read.filter(|read| *read == row_end).map(|_| line)
+        read.filter(|read| read.0 == row_end).map(|read| (line, read.1))
     }
 
     /// Parses one row. `learning`: note where the values stand.
@@ -201,8 +201,9 @@ impl Events for Json {
         } else {
             self.layout.row(bytes, at, end, &mut self.values, cells)
         };
-        if let Some(line) = line {
-            return Event { line_end: line, raw_end: without_cr(bytes, at, line), sequence: 0, outcome: Ok(()) };
+        if let Some((line, complete)) = line {
+            let raw_end = without_cr(bytes, at, line);
+            return Event { line_end: line, raw_end, sequence: 0, complete, outcome: Ok(()) };
         }
         cells.reset();
         let line = line_end(bytes, at, end);
@@ -213,7 +214,7 @@ impl Events for Json {
         if learning && outcome.is_ok() {
             self.layout.learn(row, &self.marks);
         }
-        Event { line_end: line, raw_end, sequence: 0, outcome }
+        Event { line_end: line, raw_end, sequence: 0, complete: false, outcome }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Rows by their separators, for processors with AVX-512: where those stand is found ahead of their use, and the
-//! numbers between them are read eight at a time. So a number's place doesn't wait for the number before it to be
+//! Rows by their separators, for processors with AVX2 or AVX-512: where those stand is found ahead of their use, and
+//! the numbers between them are read eight at a time. So a number's place doesn't wait for the number before it to be
 //! read, which is what reading them one by one spends its time on.
 //!
 //! A number is taken here only where [`super::number::json`] takes it, with the same bits: at most sixteen bytes, no
@@ -7,114 +7,133 @@
 //! point numbers accurately", 1990). Whatever is not taken is for the caller to read otherwise: on other processors
 //! nothing is, and that costs time alone.
 
+// Elsewhere there is no set.
+#![cfg_attr(not(target_arch = "x86_64"), allow(unused))]
+
 #[cfg(target_arch = "x86_64")]
-mod numbers;
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod part;
 mod places;
 
 use super::row::{Cells, Kind, Target};
 #[cfg(target_arch = "x86_64")]
-use core::arch::x86_64::*;
+use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use avx512::Avx512;
+use part::{Part, Words};
 use places::Places;
 
 /// Numbers that are read at once.
 const LANES: usize = 8;
 /// Bytes that are compared at once.
 const WORD: usize = 16;
+/// Bytes before a row that may be looked at.
+const BEFORE: usize = 16;
+/// Bytes that are searched at once.
+const CHUNK: usize = 64;
 /// A row that is not as expected counts as so many that are; where such misses are this many ahead, the rest is left to
 /// others.
 const MISS: u32 = 4;
 const MISSES_MAX: u32 = 64;
-/// Times in succession that most numbers of a part were too long, after which they are read one by one.
-const STRIKES_MAX: u8 = 32;
 
-/// Some bytes that stand before a value.
-#[derive(Debug)]
-struct Word {
-    bytes: u128,
-    /// Which of them count.
-    mask: u128,
+/// What a set of instructions does for lanes. What is unsafe needs a processor that has the set.
+trait Set {
+    /// Whether this processor has it.
+    fn available() -> bool;
+
+    /// Puts the places of all commas and `last`s, the text's first byte being number `base`; [`CHUNK`] more than there
+    /// are may be written to. Returns how many there are.
+    unsafe fn search(text: &[u8], last: u8, base: usize, found: &mut [u32]) -> usize;
+
+    /// [`Part::read`], compiled for the set.
+    unsafe fn part(part: &mut Part, bytes: &[u8], places: &[u32; LANES + 1], cells: &mut [f64]) -> Option<u8>;
+
+    /// Reads numbers, each of at most eight bytes, or sixteen where `WIDE`, into cells, of which there are as many as
+    /// [`Set::written`] says. There are [`BEFORE`] bytes before the first place, and as many behind each number's as
+    /// [`Lanes::reach`] says.
+    unsafe fn turn<const WIDE: bool>(
+        bytes: &[u8],
+        places: &[u32; LANES + 1],
+        numbers: &Numbers,
+        cells: &mut [f64],
+    ) -> Left;
+
+    /// How many cells are written to for so many numbers.
+    fn written(count: usize) -> usize;
 }
 
-impl Word {
-    /// At most [`WORD`] bytes.
-    fn of(text: &[u8]) -> Word {
-        let mut bytes = [0; WORD];
-        bytes[..text.len()].copy_from_slice(text);
-        let mask = u128::MAX.checked_shr(8 * (WORD - text.len()) as u32).unwrap_or(0);
-        Word { bytes: u128::from_le_bytes(bytes), mask }
-    }
-
-    /// The bytes of this word's that differ from those at `at`.
-    ///
-    /// # Safety
-    /// [`WORD`] bytes stand there.
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-    unsafe fn differs(&self, at: *const u8) -> __m128i {
-        // SAFETY: as promised; and both words have as many.
-        unsafe {
-            let load = |word: &u128| _mm_loadu_si128(std::ptr::from_ref(word).cast());
-            let text = _mm_loadu_si128(at.cast());
-            _mm_and_si128(_mm_xor_si128(text, load(&self.bytes)), load(&self.mask))
-        }
-    }
-}
-
-/// How numbers are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// At most eight bytes each.
-    Narrow,
-    /// At most sixteen.
-    Wide,
-    /// By the caller, one by one.
-    Single,
-}
-
-/// Values that are read together.
-#[derive(Debug)]
-struct Part {
-    /// The first value, and how many: at most [`LANES`].
-    first: usize,
+/// Numbers to be read.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Bytes from each one's separator to it.
+    lengths: [u32; LANES],
+    /// They are the row's first.
+    first: bool,
     count: usize,
-    way: Way,
-    strikes: u8,
-    /// Bits of those that must be whole.
-    whole: u8,
-    slots: [u32; LANES],
-    /// The slots are neighbours.
-    in_order: bool,
 }
 
-impl Part {
-    /// Learns from how a turn went: `bad` numbers were not read, `long` ones are longer than a narrow turn reads.
-    #[cold]
-    #[inline(never)]
-    fn adapt(&mut self, bad: u8, long: u8) {
-        match self.way {
-            Way::Narrow if bad & long != 0 => self.way = Way::Wide,
-            Way::Wide if bad.count_ones() as usize * 2 > self.count => self.strikes += 1,
-            _ => self.strikes = 0,
-        }
-        if self.strikes >= STRIKES_MAX {
-            self.way = Way::Single;
+/// What a turn leaves, number by number.
+struct Left {
+    /// Not taken.
+    bad: u8,
+    /// Longer than eight bytes.
+    long: u8,
+}
+
+/// The set that this processor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Has {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+impl Has {
+    /// All of them, the best first.
+    fn all() -> impl Iterator<Item = Has> {
+        #[cfg(target_arch = "x86_64")]
+        let all = [(Has::Avx512, Avx512::available()), (Has::Avx2, Avx2::available())];
+        #[cfg(not(target_arch = "x86_64"))]
+        let all: [(Has, bool); 0] = [];
+        all.into_iter().filter_map(|(set, available)| available.then_some(set))
+    }
+
+    fn written(self, count: usize) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Has::Avx512 => Avx512::written(count),
+            #[cfg(target_arch = "x86_64")]
+            Has::Avx2 => Avx2::written(count),
         }
     }
+}
+
+/// A row that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Row {
+    /// The place of its last separator.
+    pub last: usize,
+    /// Every number's cell has a number.
+    pub complete: bool,
 }
 
 /// What is expected of a row, and where the separators of the bytes at hand stand; nothing at first.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    /// What each value's separator and key begin with.
-    words: Vec<Word>,
-    /// What follows in longer ones: the value's number, and how far behind its separator.
-    more_words: Vec<(usize, usize, Word)>,
-    /// Bytes from a separator to the value behind it; [`LANES`] more than there are values.
-    lengths: Vec<u32>,
+    set: Option<Has>,
+    /// How many values there are.
+    count: usize,
+    parts: Vec<Part>,
+    /// The numbers' cells that values go to, and how many.
+    taken: Vec<bool>,
+    cells: usize,
+    /// What stands in longer keys than a part compares: the value's number, and how far behind its separator.
+    more_words: Vec<(usize, usize, Words)>,
     /// Bytes behind the last separator that may be looked at.
     reach: usize,
-    parts: Vec<Part>,
     places: Places,
     /// Rows that were not as expected, less those that were.
     misses: u32,
@@ -127,59 +146,61 @@ impl Lanes {
     /// Expects rows of these values, each followed by a comma, the last by `last`; nothing, where this processor can't
     /// read them or separators stand elsewhere too.
     pub(super) fn expect<'a>(&mut self, values: impl Iterator<Item = Expected<'a>>, last: u8) {
+        self.expect_by(Has::all().next(), values, last);
+    }
+
+    fn expect_by<'a>(&mut self, set: Option<Has>, values: impl Iterator<Item = Expected<'a>>, last: u8) {
         self.expect_nothing();
-        if !available() || self.add_all(values, last).is_none() {
+        let Some(set) = set else { return };
+        if self.add_all(values, last).is_none() {
             return self.expect_nothing();
         }
-        let longest = self.lengths.iter().max().map_or(0, |length| *length as usize);
-        self.reach = longest + 2 * WORD;
-        self.places.make_room_for(self.lengths.len(), last);
-        self.lengths.extend([0; LANES]);
+        self.set = Some(set);
+        self.parts.iter_mut().for_each(|part| part.settle(|count| set.written(count)));
+        self.places.make_room_for(self.count, last);
         self.misses = 0;
     }
 
     /// Reads no row until something is expected again.
     pub(super) fn expect_nothing(&mut self) {
-        self.words.clear();
+        self.set = None;
         self.more_words.clear();
-        self.lengths.clear();
         self.parts.clear();
+        (self.count, self.cells, self.reach) = (0, 0, 0);
         self.misses = MISSES_MAX;
     }
 
+    /// None where lanes would go wrong: separators stand in a key, or two values go to one cell, and the order counts.
     fn add_all<'a>(&mut self, values: impl Iterator<Item = Expected<'a>>, last: u8) -> Option<()> {
+        self.taken.clear();
         for (step, (before, first_byte, target)) in values.enumerate() {
             let separators = before.iter().filter(|&&b| b == b',' || b == last).count();
             if separators != usize::from(step > 0) || (step > 0 && before[0] != b',') {
                 return None;
             }
-            let (head, rest) = before.split_at(before.len().min(WORD));
-            self.words.push(Word::of(head));
-            let more = rest.chunks(WORD).enumerate();
-            self.more_words.extend(more.map(|(i, chunk)| (step, (i + 1) * WORD, Word::of(chunk))));
-            self.lengths.push(before.len() as u32);
-            self.add(step, first_byte, target);
-        }
-        (!self.parts.is_empty()).then_some(())
-    }
-
-    fn add(&mut self, step: usize, first_byte: u8, target: Target) {
-        let number = matches!(target.kind, Kind::Float | Kind::Int | Kind::Timestamp)
-            && matches!(first_byte, b'-' | b'0'..=b'9');
-        let way = if number { Way::Narrow } else { Way::Single };
-        let part = match self.parts.pop() {
-            Some(part) if part.way == way && part.count < LANES => part,
-            other => {
-                self.parts.extend(other);
-                Part { first: step, count: 0, way, strikes: 0, whole: 0, slots: [0; LANES], in_order: true }
+            if matches!(target.kind, Kind::Float | Kind::Int | Kind::Bool | Kind::Timestamp) {
+                let cell = target.slot as usize;
+                self.taken.resize(self.taken.len().max(cell + 1), false);
+                if std::mem::replace(&mut self.taken[cell], true) {
+                    return None;
+                }
+                self.cells += 1;
             }
-        };
-        let mut part = part;
-        part.slots[part.count] = target.slot;
-        part.whole |= u8::from(target.kind == Kind::Int) << part.count;
-        part.in_order &= target.slot == part.slots[0] + part.count as u32;
-        part.count += 1;
-        self.parts.push(part);
+            if step % LANES == 0 {
+                self.parts.push(Part::at(step));
+            }
+            self.parts[step / LANES].add(before, first_byte, target);
+            for (i, chunk) in before.chunks(2 * WORD).enumerate() {
+                let mut words = Words::default();
+                chunk.chunks(WORD).enumerate().for_each(|(which, text)| words.put(which, text));
+                if before.len() > WORD {
+                    self.more_words.push((step, i * 2 * WORD, words));
+                }
+            }
+            self.reach = self.reach.max(before.len() + 2 * WORD);
+            self.count = step + 1;
+        }
+        (self.count > 0).then_some(())
     }
 
     /// Bytes behind a row's last separator without which it isn't read.
@@ -192,134 +213,100 @@ impl Lanes {
         self.places.forget();
     }
 
-    /// Reads the row at `at`, and returns the place of its last separator. `single` reads the value of a number that
-    /// begins at a byte, and says where it ends. What it writes while `None` comes of it is for the caller to write
-    /// over.
-    #[inline]
+    /// Reads the row at `at`. `single` reads the value of a number that begins at a byte, and says where it ends. What
+    /// is written while `None` comes of it is for the caller to write over.
+    #[inline(always)]
     pub(super) fn row(
         &mut self,
         bytes: &[u8],
         at: usize,
         cells: &mut Cells<'_>,
         single: impl FnMut(usize, usize, &mut Cells<'_>) -> Option<usize>,
-    ) -> Option<usize> {
+    ) -> Option<Row> {
         if self.misses >= MISSES_MAX {
             return None;
         }
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: there are no lanes unless the processor has all of it.
-        let last = unsafe { self.read(bytes, at, cells, single) };
-        #[cfg(not(target_arch = "x86_64"))]
-        let last = None;
-        last
+        match self.set? {
+            // SAFETY: the processor has the set.
+            #[cfg(target_arch = "x86_64")]
+            Has::Avx512 => unsafe { self.read_by_avx512(bytes, at, cells, single) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Has::Avx2 => unsafe { self.read_by_avx2(bytes, at, cells, single) },
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Lanes {
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn read(
+    fn read_by_avx512(
+        &mut self,
+        bytes: &[u8],
+        at: usize,
+        cells: &mut Cells<'_>,
+        single: impl FnMut(usize, usize, &mut Cells<'_>) -> Option<usize>,
+    ) -> Option<Row> {
+        // SAFETY: whoever calls this has seen to the processor.
+        unsafe { self.read::<Avx512>(bytes, at, cells, single) }
+    }
+
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn read_by_avx2(
+        &mut self,
+        bytes: &[u8],
+        at: usize,
+        cells: &mut Cells<'_>,
+        single: impl FnMut(usize, usize, &mut Cells<'_>) -> Option<usize>,
+    ) -> Option<Row> {
+        // SAFETY: as above.
+        unsafe { self.read::<Avx2>(bytes, at, cells, single) }
+    }
+
+    /// # Safety
+    /// The processor has the set.
+    #[inline(always)]
+    unsafe fn read<S: Set>(
         &mut self,
         bytes: &[u8],
         at: usize,
         cells: &mut Cells<'_>,
         mut single: impl FnMut(usize, usize, &mut Cells<'_>) -> Option<usize>,
-    ) -> Option<usize> {
-        let count = self.lengths.len().checked_sub(LANES)?;
-        let places = self.places.next(bytes, at, count)?;
-        let last = places[count] as usize;
-        // Numbers are looked at from eight bytes before their end on.
-        if at < LANES || last + self.reach > bytes.len() {
+    ) -> Option<Row> {
+        if at < BEFORE {
+            return None;
+        }
+        // SAFETY: as promised.
+        let places = unsafe { self.places.next::<S>(bytes, at, self.count)? };
+        let last = places[self.count] as usize;
+        if last + self.reach > bytes.len() {
             return None;
         }
         // Until the row proves otherwise.
         self.misses += MISS;
-        let mut wrong = _mm_setzero_si128();
-        for (word, place) in self.words.iter().zip(places) {
-            // SAFETY: `reach` bytes stand behind the last separator.
-            wrong = _mm_or_si128(wrong, unsafe { word.differs(bytes.as_ptr().add(*place as usize)) });
+        for (step, skip, words) in &self.more_words {
+            // SAFETY: `reach` bytes stand behind the last separator, and it is more than any key.
+            if unsafe { words.differ_at(bytes, places[*step] as usize + skip) } {
+                return None;
+            }
         }
-        for (step, skip, word) in &self.more_words {
-            // SAFETY: `reach` is more than any key.
-            wrong = _mm_or_si128(wrong, unsafe { word.differs(bytes.as_ptr().add(places[*step] as usize + skip)) });
-        }
-        if _mm_test_all_zeros(wrong, wrong) == 0 {
-            return None;
-        }
+        let mut complete = self.cells == cells.numbers.len();
         for part in &mut self.parts {
-            let mut left = match (part.way, part.count) {
-                (Way::Narrow, LANES) => part.numbers::<false, true>(bytes, places, &self.lengths, cells),
-                (Way::Narrow, _) => part.numbers::<false, false>(bytes, places, &self.lengths, cells),
-                (Way::Wide, _) => part.numbers::<true, false>(bytes, places, &self.lengths, cells),
-                (Way::Single, _) => u8::MAX >> (LANES - part.count),
-            };
+            let places = places[part.first..].first_chunk()?;
+            // SAFETY: as promised, and as above.
+            let mut left = unsafe { S::part(part, bytes, places, cells.numbers)? };
+            complete &= left == 0;
             while left != 0 {
-                let lane = left.trailing_zeros() as usize;
-                let step = part.first + lane;
-                let start = places[step] as usize + self.lengths[step] as usize;
-                if single(step, start, cells)? != places[step + 1] as usize {
+                let (lane, start) = part.next_left(&mut left, places);
+                if single(part.first + lane, start, cells)? != places[lane + 1] as usize {
                     return None;
                 }
-                left &= left - 1;
             }
         }
         self.misses = self.misses.saturating_sub(MISS + 1);
-        self.places.used += count;
-        Some(last)
+        self.places.used += self.count;
+        Some(Row { last, complete })
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Part {
-    /// Reads the part's numbers into their cells; returns the bits of those that were not taken.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn numbers<const WIDE: bool, const FULL: bool>(
-        &mut self,
-        bytes: &[u8],
-        places: &[u32],
-        lengths: &[u32],
-        cells: &mut Cells<'_>,
-    ) -> u8 {
-        let there = u8::MAX >> (LANES - self.count);
-        let places = &places[self.first..self.first + LANES + 1];
-        let read = numbers::turn::<WIDE, FULL>(bytes, places, &lengths[self.first..], self.first == 0, self.count);
-        let mut bad = read.bad & there;
-        if self.whole != 0 {
-            let whole = _mm512_roundscale_pd::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(read.values);
-            bad |= _mm512_cmpneq_pd_mask(read.values, whole) & self.whole & there;
-        }
-        if bad != 0 {
-            self.adapt(bad, read.long);
-        }
-        if self.in_order {
-            let cells = &mut cells.numbers[self.slots[0] as usize..][..self.count];
-            // SAFETY: as many cells as there are numbers.
-            unsafe { _mm512_mask_storeu_pd(cells.as_mut_ptr(), there, read.values) };
-        } else {
-            let mut values = [0.0; LANES];
-            // SAFETY: eight numbers.
-            unsafe { _mm512_storeu_pd(values.as_mut_ptr(), read.values) };
-            for (slot, value) in self.slots.iter().zip(values).take(self.count) {
-                cells.numbers[*slot as usize] = value;
-            }
-        }
-        bad
-    }
-}
-
-/// Whether this processor has what the functions here are compiled for.
-fn available() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return crate::wide::available()
-        && is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512cd")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512vbmi2");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 #[cfg(test)]

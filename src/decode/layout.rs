@@ -28,6 +28,19 @@ struct Step {
     target: Target,
 }
 
+/// How far a layout is trusted. What lanes need is made only for one that has proved itself: where every row
+/// differs, it would be made in vain again and again.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Learned.
+    #[default]
+    New,
+    /// A row was as expected: the next is learned once more, for lanes.
+    Proven,
+    /// Lanes expect it.
+    Full,
+}
+
 /// What is expected of a row; empty until a row was learned.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
@@ -35,6 +48,7 @@ pub(super) struct Layout {
     /// The bytes behind the last value.
     suffix: Vec<u8>,
     bytes: Vec<u8>,
+    trust: Trust,
     /// A quicker way to the same.
     lanes: Lanes,
     /// Rows in succession that were not as expected.
@@ -47,6 +61,9 @@ impl Layout {
     /// True where the row at hand, if it is good, should be learned: soon after a change, and rarely
     /// where every row differs.
     pub(super) fn wants_a_row(&mut self) -> bool {
+        if self.trust == Trust::Proven {
+            return true;
+        }
         self.misses = self.misses.wrapping_add(1);
         self.misses.is_power_of_two() || self.misses.is_multiple_of(64)
     }
@@ -56,6 +73,7 @@ impl Layout {
         self.steps.clear();
         self.bytes.clear();
         self.lanes.expect_nothing();
+        self.trust = if self.trust == Trust::Proven { Trust::Full } else { Trust::New };
         if row.len() > ROW_BYTES_MAX {
             return;
         }
@@ -79,6 +97,9 @@ impl Layout {
         }
         self.suffix.clear();
         self.suffix.extend_from_slice(&row[at..]);
+        if self.trust == Trust::New {
+            return;
+        }
         let starts = std::iter::once(0).chain(marks.iter().map(|mark| mark.end));
         let plain = |mark: &Mark| !row[mark.start..mark.end].iter().any(|b| matches!(b, b',' | b'}'));
         if self.suffix.first() == Some(&b'}') && marks.iter().all(plain) {
@@ -105,7 +126,7 @@ impl Layout {
     }
 
     /// Reads the row at `at` if it is laid out as expected, and returns where its line ends (the `\n`, or
-    /// `end`, the record's). `None` leaves the cells half-written.
+    /// `end`, the record's), and whether every number is known to be there. `None` leaves the cells half-written.
     ///
     /// Looks beyond the record (never the slice), but takes nothing from there: a row that would reach
     /// over `end` is not taken.
@@ -117,20 +138,20 @@ impl Layout {
         end: usize,
         values: &mut Values,
         cells: &mut Cells<'_>,
-    ) -> Option<usize> {
-        if self.steps.is_empty() {
+    ) -> Option<(usize, bool)> {
+        if self.steps.is_empty() || self.trust == Trust::Proven {
             return None;
         }
         let steps = &self.steps;
         let start = at;
-        if let Some(last) = self.lanes.row(bytes, at, cells, |step, at, cells| match steps[step].target {
+        if let Some(row) = self.lanes.row(bytes, at, cells, |step, at, cells| match steps[step].target {
             // What is left of the numbers is long.
             target if target.kind == Kind::Float => other_value(bytes, at, end, target, values, cells),
             target => any_value(bytes, at, end, target, values, cells),
-        }) && let Some(line) = self.line_end(bytes, last, end)
+        }) && let Some(line) = self.line_end(bytes, row.last, end)
         {
             (self.misses, self.row_bytes) = (0, line - start);
-            return Some(line);
+            return Some((line, row.complete));
         }
         for step in &self.steps {
             let head = u128::from_le_bytes(*bytes.get(at..)?.first_chunk::<WORD>()?);
@@ -143,8 +164,11 @@ impl Layout {
             at = any_value(bytes, at + step.length, end, step.target, values, cells)?;
         }
         let line = self.line_end(bytes, at, end)?;
+        if self.trust == Trust::New {
+            self.trust = Trust::Proven;
+        }
         (self.misses, self.row_bytes) = (0, line - start);
-        Some(line)
+        Some((line, false))
     }
 
     /// Where the line of a row ends whose last value ends at `at`.
@@ -152,7 +176,7 @@ impl Layout {
     fn line_end(&self, bytes: &[u8], at: usize, end: usize) -> Option<usize> {
         // Nearly always a single brace.
         let (first, rest) = self.suffix.split_first()?;
-        if bytes.get(at) != Some(first) || !bytes[at + 1..].starts_with(rest) {
+        if bytes.get(at) != Some(first) || !(rest.is_empty() || bytes[at + 1..].starts_with(rest)) {
             return None;
         }
         let at = at + self.suffix.len();

@@ -50,6 +50,8 @@ struct Event {
     raw_end: usize,
     /// Client sequence number (frames).
     sequence: u64,
+    /// Every number of the row is known to be there.
+    complete: bool,
     outcome: std::result::Result<(), Reject>,
 }
 
@@ -210,18 +212,11 @@ impl Rows {
     ) -> bool {
         let bytes = block.bytes.as_slice();
         let (start, end) = (record.span.start as usize, record.span.end as usize);
-        let message = record.kind == RecordKind::Message;
+        let (input, message) = (record.input, record.kind == RecordKind::Message);
+        let (record_index, mut number) = (cursor.record as u32, cursor.row);
         let mut at = events.skip_blank(bytes, start + cursor.byte, end);
         while at < end && batch.len() < events_max {
-            let offset = if message { record.offset } else { record.offset + u64::from(cursor.row) };
-            let row = batch.push_row(RowOrigin {
-                raw: Span::new(at, at),
-                record: cursor.record as u32,
-                input: record.input,
-                offset,
-                row: message.then_some(cursor.row),
-                sequence: 0,
-            });
+            batch.push_cells();
             let mut cells = Cells::last(batch);
             let event = events.event(bytes, at, end, &mut cells);
             let length = event.line_end - at - self.prefix_bytes.min(event.line_end - at);
@@ -231,31 +226,38 @@ impl Rows {
                 outcome = Err(Reject { stage: Stage::Limit, reason: OVERLONG, field: None, byte });
             }
             match outcome {
-                Ok(()) => self.count_missing(&cells),
+                Ok(()) => {
+                    self.count_missing(&cells, event.complete);
+                    batch.status.push(RowStatus::Ok);
+                }
                 Err(reject) => {
                     cells.reset();
-                    batch.status[row] = RowStatus::Rejected(reject);
+                    batch.status.push(RowStatus::Rejected(reject));
                 }
             }
             let next = if self.prefix_bytes == 0 { event.line_end + 1 } else { event.line_end };
             let next = events.skip_blank(bytes, next.min(end), end);
-            let origin = &mut batch.origins[row];
-            origin.raw = Span::new(at, event.raw_end);
-            origin.sequence = event.sequence;
-            if cursor.row == 0 && next >= end {
-                origin.row = None;
-            }
-            cursor.row += 1;
+            let alone = number == 0 && next >= end;
+            batch.origins.push(RowOrigin {
+                raw: Span::new(at, event.raw_end),
+                record: record_index,
+                input,
+                offset: if message { record.offset } else { record.offset + u64::from(number) },
+                row: (message && !alone).then_some(number),
+                sequence: event.sequence,
+            });
+            number += 1;
             at = next;
         }
+        cursor.row = number;
         cursor.byte = at - start;
         at >= end
     }
 
     #[inline(always)]
-    fn count_missing(&mut self, cells: &Cells<'_>) {
+    fn count_missing(&mut self, cells: &Cells<'_>, complete: bool) {
         let numbers = &cells.numbers[..self.feature_numbers];
-        if numbers.iter().fold(false, |any, n| any | n.is_nan()) {
+        if !complete && numbers.iter().fold(false, |any, n| any | n.is_nan()) {
             for (number, &field) in numbers.iter().zip(&self.number_fields) {
                 self.missing[field as usize] += u64::from(number.is_nan());
             }

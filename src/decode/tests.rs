@@ -446,6 +446,15 @@ fn binary_frames() {
 }
 
 #[test]
+fn of_a_repeated_key_the_last_value_counts_in_a_learned_layout_too() {
+    let mut rows = vec!["{\"f\":1.5,\"f\":2.5,\"n\":1}"; 40];
+    rows[30] = "{\"f\":0.12345678901234567,\"f\":2.5,\"n\":1}";
+    rows[35] = "{\"f\":null,\"f\":2.5,\"n\":1}";
+    let b = stream(Format::Json, rows.join("\n").as_bytes());
+    assert!((0..40).all(|row| b.row_numbers(row)[..2] == [2.5, 1.0]));
+}
+
+#[test]
 fn a_learned_layout_changes_no_value() {
     let rows = [
         "{\"f\": 1.5, \"n\": 2, \"b\": true, \"c\": \"x\", \"a_key_longer_than_sixteen\": 1, \"i\": 5}",

@@ -1,42 +1,140 @@
-//! Eight numbers at once: from text between separators to values, and which of them are none of this file's business.
+//! Lanes by AVX-512: a vector holds eight numbers, and masks say which of them are none of this file's business.
 
-use super::LANES;
+use super::part::place;
+use super::{CHUNK, LANES, Left, Numbers, Part, Set};
 use core::arch::x86_64::*;
 
+/// AVX-512, as far as it is used here.
+pub(super) struct Avx512;
+
 /// What came of a turn, number by number.
-pub(super) struct Read {
-    pub values: __m512d,
+struct Read {
+    values: __m512d,
     /// Not taken.
-    pub bad: u8,
+    bad: u8,
     /// Longer than eight bytes.
-    pub long: u8,
+    long: u8,
 }
 
-/// Reads `count` numbers (all of [`LANES`] where `FULL`) between `places`, each so many bytes behind its separator.
+/// The numbers of a chunk's bytes.
+static COUNTED: [u8; CHUNK] = {
+    let mut counted = [0; CHUNK];
+    let mut i = 0;
+    while i < CHUNK {
+        counted[i] = i as u8;
+        i += 1;
+    }
+    counted
+};
+
+impl Set for Avx512 {
+    fn available() -> bool {
+        crate::wide::available()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512cd")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vbmi2")
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+    unsafe fn search(text: &[u8], last: u8, base: usize, found: &mut [u32]) -> usize {
+        let mut have = 0;
+        for (i, chunk) in text.chunks(CHUNK).enumerate() {
+            have += put(chunk, last, base + i * CHUNK, &mut found[have..]);
+        }
+        have
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+    unsafe fn part(part: &mut Part, bytes: &[u8], places: &[u32; LANES + 1], cells: &mut [f64]) -> Option<u8> {
+        // SAFETY: as promised.
+        unsafe { part.read::<Avx512>(bytes, places, cells) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+    unsafe fn turn<const WIDE: bool>(
+        bytes: &[u8],
+        places: &[u32; LANES + 1],
+        numbers: &Numbers,
+        cells: &mut [f64],
+    ) -> Left {
+        let count = numbers.count;
+        // SAFETY: as promised.
+        let read = unsafe {
+            if count == LANES {
+                read::<WIDE, true>(bytes, places, numbers)
+            } else {
+                read::<WIDE, false>(bytes, places, numbers)
+            }
+        };
+        let there = u8::MAX >> (LANES - count);
+        let cells = &mut cells[..count];
+        // SAFETY: as many cells as there are numbers.
+        unsafe { _mm512_mask_storeu_pd(cells.as_mut_ptr(), there, read.values) };
+        Left { bad: read.bad, long: read.long }
+    }
+
+    fn written(count: usize) -> usize {
+        count
+    }
+}
+
+/// Puts the places of a chunk's separators, the first of whose bytes is number `base`; more that mean nothing may
+/// follow. Returns how many there are.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub(super) fn turn<const WIDE: bool, const FULL: bool>(
-    bytes: &[u8],
-    places: &[u32],
-    lengths: &[u32],
-    first: bool,
-    count: usize,
-) -> Read {
-    let (places, lengths) = (&places[..LANES + 1], &lengths[..LANES]);
+fn put(chunk: &[u8], last: u8, base: usize, found: &mut [u32]) -> usize {
+    let there = if chunk.len() < CHUNK { (1 << chunk.len()) - 1 } else { u64::MAX };
+    // SAFETY: only bytes of the slice are loaded.
+    let text = unsafe { _mm512_maskz_loadu_epi8(there, chunk.as_ptr().cast()) };
+    let is = |byte: u8| _mm512_mask_cmpeq_epi8_mask(there, text, _mm512_set1_epi8(byte as i8));
+    let hits = is(b',') | is(last);
+    // SAFETY: sixty-four bytes.
+    let counted = unsafe { _mm512_loadu_si512(COUNTED.as_ptr().cast()) };
+    let indices = _mm512_maskz_compress_epi8(hits, counted);
+    let count = hits.count_ones() as usize;
+    let room = &mut found[..CHUNK];
+    let base = _mm512_set1_epi32(base as i32);
+    let quarters = [
+        _mm512_castsi512_si128(indices),
+        _mm512_extracti32x4_epi32::<1>(indices),
+        _mm512_extracti32x4_epi32::<2>(indices),
+        _mm512_extracti32x4_epi32::<3>(indices),
+    ];
+    for (places, indices) in room.chunks_exact_mut(CHUNK / 4).zip(quarters).take(count.div_ceil(CHUNK / 4)) {
+        let found = _mm512_add_epi32(base, _mm512_cvtepu8_epi32(indices));
+        // SAFETY: sixteen places of four bytes.
+        unsafe { _mm512_storeu_si512(places.as_mut_ptr().cast(), found) };
+    }
+    count
+}
+
+/// As [`Set::turn`], but for the cells.
+///
+/// # Safety
+/// As there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn read<const WIDE: bool, const FULL: bool>(bytes: &[u8], places: &[u32; LANES + 1], numbers: &Numbers) -> Read {
+    let Numbers { lengths, first, count } = numbers;
     let lane = |lane: usize| if FULL { lane } else { lane.min(count - 1) };
     // SAFETY: eight places each.
     let (ends, lengths_8) =
         unsafe { (_mm256_loadu_si256(places[1..].as_ptr().cast()), _mm256_loadu_si256(lengths.as_ptr().cast())) };
-    let before = if first {
+    let before = if *first {
         // The row's first place was just stored: it isn't waited for.
         let shifted = _mm256_permutevar8x32_epi32(ends, _mm256_setr_epi32(0, 0, 1, 2, 3, 4, 5, 6));
-        _mm256_insert_epi32::<0>(shifted, places[0] as i32)
+        _mm256_insert_epi32::<0>(shifted, place(&places[0]) as i32)
     } else {
         // SAFETY: as above.
         unsafe { _mm256_loadu_si256(places.as_ptr().cast()) }
     };
     let length = _mm512_cvtepi32_epi64(_mm256_sub_epi32(ends, _mm256_add_epi32(before, lengths_8)));
-    // SAFETY: `Lanes::reach` bytes stand behind the last separator, and eight before the row's first byte.
+    // SAFETY: `Lanes::reach` bytes stand behind each number's separator, and more than eight before the row.
     let word = |at: usize| unsafe { bytes.as_ptr().add(at).cast::<i64>().read_unaligned() };
     let head = |i: usize| word(places[lane(i)] as usize + lengths[lane(i)] as usize);
     let heads = _mm512_set_epi64(head(7), head(6), head(5), head(4), head(3), head(2), head(1), head(0));

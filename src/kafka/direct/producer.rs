@@ -276,7 +276,7 @@ impl Producer {
         self.pump(Duration::ZERO)?;
         for number in 0..self.slots.len() {
             let slot = &self.slots[number];
-            if !slot.open.is_empty() && slot.waiting.is_empty() && slot.on_their_way < 1 {
+            if !slot.open.is_empty() && slot.waiting.is_empty() && slot.on_their_way < 2 {
                 self.seal(number)?;
             }
         }

@@ -174,8 +174,11 @@ fn one_pass(mut pipelines: Vec<Pipeline>, schema: &Schema, inputs: &[PathBuf]) -
         }
         Ok(())
     })?;
-    let finished = besides.into_iter().map(Beside::finish);
-    Ok(finished.map(|(pipeline, tally)| (tally.evaluation(&pipeline), pipeline)).map(|(e, p)| (p, e)).collect())
+    let result = |(pipeline, tally): (Pipeline, Tally)| {
+        let evaluation = tally.evaluation(&pipeline);
+        (pipeline, evaluation)
+    };
+    Ok(besides.into_iter().map(Beside::finish).map(result).collect())
 }
 
 fn select(quality: &mut QualityReport, names: &[String]) -> Result<()> {

@@ -19,10 +19,10 @@
 //! assert!(records.next(bytes).unwrap().is_none());
 //! ```
 
-use super::build::HeaderEntry;
+use super::build::{HeaderEntry, push_part};
 use super::compress::Compression;
 use super::error::{Error, Result};
-use super::wire::{Reader, push_varint, zigzag};
+use super::wire::Reader;
 use crate::batch::Span;
 
 /// Length of a batch's header in bytes.
@@ -300,10 +300,8 @@ pub fn headers(bytes: &[u8]) -> Headers<'_> {
 
 /// Appends a header to those of a record.
 pub fn push_header(to: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
-    push_varint(to, zigzag(name.len() as i64));
-    to.extend_from_slice(name);
-    push_varint(to, zigzag(value.map_or(-1, |value| value.len() as i64)));
-    to.extend_from_slice(value.unwrap_or_default());
+    push_part(to, Some(name));
+    push_part(to, value);
 }
 
 /// See [`headers`].

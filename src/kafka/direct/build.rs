@@ -195,8 +195,9 @@ fn part_len(part: Option<&[u8]>) -> usize {
     part.map_or(1, |part| varint_len(zigzag(part.len() as i64)) + part.len())
 }
 
+/// Appends a part behind its length; −1 for none.
 #[inline]
-fn push_part(to: &mut Vec<u8>, part: Option<&[u8]>) {
+pub(super) fn push_part(to: &mut Vec<u8>, part: Option<&[u8]>) {
     match part {
         None => to.push(1),
         Some(part) => {

@@ -309,6 +309,56 @@ fn a_transaction_begins_as_soon_as_the_last_one_has_ended() {
     }
 }
 
+/// A producer with two partitions in a transaction, of which the coordinator forgets the first: it comes back with its
+/// log as it was before, as from a replica that hadn't copied the end.
+fn half_forgotten(broker: &Broker, topic: &str) -> Producer {
+    broker.create_topic_with(topic, 2, &[FOR_GOOD]);
+    let mut producer = Producer::open(settings(broker), transactional(topic)).unwrap();
+    producer.send(topic, 0, &entry(None, b"before")).unwrap();
+    producer.commit(&[], &Membership::outside(topic)).unwrap();
+    settled(broker, topic, 0);
+    broker.stop();
+    broker.keep("__transaction_state", 0);
+    broker.start();
+    producer.send(topic, 0, &entry(None, b"first")).unwrap();
+    producer.flush().unwrap();
+    broker.kill();
+    broker.bring_back("__transaction_state", 0);
+    broker.start();
+    producer.send(topic, 1, &entry(None, b"second")).unwrap();
+    producer.flush().unwrap();
+    producer
+}
+
+fn visible(broker: &Broker, topic: &str) -> [Vec<Vec<u8>>; 2] {
+    (0..2).for_each(|partition| settled(broker, topic, partition));
+    [0, 1].map(|partition| read_from(broker, topic, partition, 0, true).into_iter().filter_map(|m| m.value).collect())
+}
+
+#[test]
+fn what_a_coordinator_has_forgotten_is_committed_and_aborted_with_the_rest() {
+    let broker = Broker::new();
+    let outside = Membership::outside("forgotten");
+    let mut producer = half_forgotten(&broker, "forgotten-commit");
+    producer.commit(&[], &outside).unwrap();
+    let committed = [vec![b"before".to_vec(), b"first".to_vec()], vec![b"second".to_vec()]];
+    assert_eq!(visible(&broker, "forgotten-commit"), committed);
+
+    let mut producer = half_forgotten(&broker, "forgotten-abort");
+    producer.abort().unwrap();
+    producer.send("forgotten-abort", 0, &entry(None, b"after")).unwrap();
+    producer.commit(&[], &outside).unwrap();
+    assert_eq!(visible(&broker, "forgotten-abort"), [vec![b"before".to_vec(), b"after".to_vec()], vec![]]);
+
+    // Whoever takes over knows only where the other may have written to.
+    drop(half_forgotten(&broker, "forgotten-kill"));
+    let mut second = Producer::open(settings(&broker), transactional("forgotten-kill")).unwrap();
+    second.abort_at(&[("forgotten-kill".into(), vec![0, 1])]).unwrap();
+    second.send("forgotten-kill", 0, &entry(None, b"after")).unwrap();
+    second.commit(&[], &outside).unwrap();
+    assert_eq!(visible(&broker, "forgotten-kill"), [vec![b"before".to_vec(), b"after".to_vec()], vec![]]);
+}
+
 #[test]
 fn offsets_of_a_generation_that_is_over_are_refused_and_nothing_is_visible() {
     let broker = Broker::shared();

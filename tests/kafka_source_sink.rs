@@ -268,6 +268,48 @@ fn what_was_not_committed_when_the_lane_closed_is_aborted() {
     assert_eq!(broker.committed_offset("dropped", "dropped-in", 0), Some(4));
 }
 
+/// The coordinator comes back with its log as it was before the killed owner's transaction, which so has no end.
+#[test]
+fn what_an_earlier_owner_left_open_and_the_coordinator_forgot_is_never_visible() {
+    let broker = Broker::new();
+    let options = options(&broker, "forgotten");
+    if options.client != kafka::ClientKind::Direct {
+        return; // librdkafka can't name a partition without writing to it
+    }
+    broker.create_topic("forgotten-in", 1);
+    fill(&broker, "forgotten-in", 1, 4);
+    let mut old = kafka::open(&options).unwrap();
+    old.source.as_mut().unwrap().start(&[]).unwrap();
+    let first = round(&mut old, 4, 1, None);
+    fill(&broker, "forgotten-in", 1, 4);
+    let source = old.source.as_mut().unwrap();
+    let (block, inputs) = (poll_records(source, 4), names(source, 1));
+    assert_eq!(old.journal.tail().unwrap().as_ref(), Some(&first), "the first has ended");
+    broker.stop();
+    broker.keep("__transaction_state", 0);
+    broker.start();
+    let batches = || broker.batches("forgotten-out", 0).len();
+    let before = batches();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // Each write sends again what the broker was not there for.
+    while batches() == before {
+        assert!(Instant::now() < deadline, "the predictions don't arrive");
+        old.sink.as_mut().unwrap().write(&answer(&block), &inputs).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // As if it were killed: it aborts nothing.
+    std::mem::forget(old);
+    broker.kill();
+    broker.bring_back("__transaction_state", 0);
+    broker.start();
+
+    let mut new = kafka::open(&options).unwrap();
+    assert_eq!(new.journal.tail().unwrap().as_ref(), Some(&first));
+    new.source.as_mut().unwrap().start(&positions(&first)).unwrap();
+    round(&mut new, 4, 1, Some(&first));
+    assert_eq!(broker.consume_all("forgotten-out", true).len(), 8, "each event is answered once");
+}
+
 #[test]
 fn at_least_once_shows_predictions_at_the_flush_and_keeps_journal_and_offsets() {
     let broker = Broker::shared();

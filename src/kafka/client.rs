@@ -207,6 +207,17 @@ pub trait Producer: Send + Sync {
     /// # Errors
     /// Environment; [`taken`] where the producer was fenced.
     fn reconnect(&self) -> Result<()>;
+
+    /// Tells where the lane writes to: topics with partitions. What a transaction of an earlier producer has left open
+    /// there although it is over (a coordinator can forget a partition) is aborted, now and with each connection made
+    /// anew. A client that can't leaves it.
+    ///
+    /// # Errors
+    /// As for `reconnect`.
+    fn writes_to(&self, places: &[(String, Vec<i32>)]) -> Result<()> {
+        let _ = places;
+        Ok(())
+    }
 }
 
 /// What a member shows the group's coordinator with its offsets: who it is, in which generation. Only the client

@@ -65,7 +65,7 @@ impl Client for DirectClient {
         Ok(KafkaGroup::join(options)?)
     }
     fn producer(&self, options: &KafkaOptions) -> Result<Arc<dyn Producer>> {
-        let state = State { producer: None, open: false, fenced: false };
+        let state = State { producer: None, open: false, fenced: false, places: Vec::new() };
         let producer = DirectProducer { options: options.clone(), state: Mutex::new(state) };
         producer.client(&mut producer.lock())?;
         Ok(Arc::new(producer))
@@ -352,6 +352,8 @@ struct State {
     open: bool,
     /// Another producer took over: no new one is made, it would fence the rightful one.
     fenced: bool,
+    /// Where the lane writes to.
+    places: Vec<(String, Vec<i32>)>,
 }
 
 fn now_ms() -> i64 {
@@ -370,9 +372,19 @@ impl DirectProducer {
         }
         if state.producer.is_none() {
             state.open = false;
-            state.producer = Some(connect(&self.options)?);
+            let mut producer = connect(&self.options)?;
+            self.abort_left_open(&mut producer, &state.places)?;
+            state.producer = Some(producer);
         }
         Ok(state.producer.as_mut().expect("set above"))
+    }
+
+    /// Whoever had the lane before may have left something open that the coordinator knows nothing of.
+    fn abort_left_open(&self, producer: &mut direct::Producer, places: &[(String, Vec<i32>)]) -> Result<()> {
+        if !self.options.exactly_once {
+            return Ok(());
+        }
+        producer.abort_at(places).map_err(|error| fault(&self.options, &error, "Write").at("transactions left open"))
     }
 
     fn sending(&self, send: impl FnOnce(&mut direct::Producer) -> direct::Result<()>) -> Result<()> {
@@ -499,6 +511,15 @@ impl Producer for DirectProducer {
 
     fn reconnect(&self) -> Result<()> {
         self.client(&mut self.lock()).map(|_| ())
+    }
+
+    fn writes_to(&self, places: &[(String, Vec<i32>)]) -> Result<()> {
+        let mut state = self.lock();
+        state.places = places.to_vec();
+        if state.producer.is_none() {
+            return self.client(&mut state).map(|_| ());
+        }
+        self.abort_left_open(self.client(&mut state)?, places)
     }
 }
 

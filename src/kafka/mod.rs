@@ -285,6 +285,7 @@ pub fn open_when_assigned(
     // A broker has answered: from here on one that is slow is waited for.
     let options = &KafkaOptions { first_answer: BROKER_TIMEOUT, ..options.clone() };
     let producer = client.producer(options)?;
+    producer.writes_to(&places(options, partitions, predictions.as_ref(), dead_letters.as_ref()))?;
     let source = match options.topics.is_empty() {
         true => None,
         false => Some(KafkaSource::new(Arc::clone(client), options, Arc::clone(&claim), &shapes)?),
@@ -299,6 +300,23 @@ pub fn open_when_assigned(
     });
     let journal = KafkaJournal::new(client.as_ref(), options, claim, producer)?;
     Ok(Some(KafkaLane { source, sink, journal }))
+}
+
+/// Every partition that the lane may write to. `inputs`: partitions of the inputs, where these are topics.
+fn places(
+    options: &KafkaOptions,
+    inputs: Option<i32>,
+    predictions: Option<&Target>,
+    dead_letters: Option<&Target>,
+) -> Vec<(String, Vec<i32>)> {
+    // A message keeps its event's partition where there is one of that number.
+    let of = |target: &Target| {
+        let keeps = inputs.is_some_and(|inputs| inputs <= target.partitions);
+        let ours = |partition: &i32| !keeps || *partition as u32 % options.lanes == options.lane;
+        (target.topic.clone(), (0..target.partitions).filter(ours).collect())
+    };
+    let outputs = predictions.into_iter().chain(dead_letters).map(of);
+    outputs.chain([(options.journal_topic(), vec![options.lane as i32])]).collect()
 }
 
 /// The shapes of the input topics.

@@ -403,10 +403,25 @@ impl Broker {
         consumer.fetch_watermarks(topic, partition, PATIENCE).expect("watermarks")
     }
 
+    /// Where it keeps a partition.
+    pub fn partition_dir(&self, topic: &str, partition: i32) -> PathBuf {
+        self.dir.join("data").join(format!("{topic}-{partition}"))
+    }
+
+    /// Keeps a partition as it is, for `bring_back`. The broker is not running.
+    pub fn keep(&self, topic: &str, partition: i32) {
+        copy_files(&self.partition_dir(topic, partition), &self.dir.join("kept"));
+    }
+
+    /// Takes a partition back to where it was when it was kept. The broker is not running.
+    pub fn bring_back(&self, topic: &str, partition: i32) {
+        copy_files(&self.dir.join("kept"), &self.partition_dir(topic, partition));
+    }
+
     /// The batches of a partition as they lie on the broker's disk: by whom they were written, and whether they are
     /// a transaction's marker.
     pub fn batches(&self, topic: &str, partition: i32) -> Vec<Batch> {
-        let dir = self.dir.join("data").join(format!("{topic}-{partition}"));
+        let dir = self.partition_dir(topic, partition);
         let mut files: Vec<PathBuf> =
             fs::read_dir(dir).expect("the partition").map(|e| e.expect("entry").path()).collect();
         files.retain(|path| path.extension().is_some_and(|e| e == "log"));
@@ -480,6 +495,16 @@ fn remove_leftovers(runs: &Path) {
         if !process.is_empty() && !Path::new("/proc").join(process).exists() {
             let _ = fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+/// Makes a folder hold what another does, and nothing else.
+fn copy_files(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder of files") {
+        let entry = entry.expect("entry");
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
     }
 }
 

@@ -64,6 +64,8 @@ pub(super) struct Slot {
     pub(super) not_before: Option<Instant>,
     /// The coordinator knows that the transaction writes here (or needn't be told).
     pub(super) announced: bool,
+    /// Something of the open transaction may be here.
+    pub(super) written: bool,
 }
 
 /// A request on its way: its batches, by slot.
@@ -182,6 +184,7 @@ impl Producer {
         let needs_none = self.settings.transactional.is_none() || self.joins;
         for slot in &mut self.slots {
             slot.announced = needs_none;
+            slot.written = false;
         }
     }
 
@@ -209,6 +212,7 @@ impl Producer {
                     held: false,
                     not_before: None,
                     announced: self.settings.transactional.is_none() || self.joins,
+                    written: false,
                 });
                 self.slots.len() - 1
             }
@@ -426,6 +430,7 @@ impl Producer {
             let slot = &mut self.slots[number];
             if let Some(batch) = slot.waiting.pop_front() {
                 slot.on_their_way += 1;
+                slot.written = true;
                 slot.leader = broker;
                 slot.not_before = None;
                 batches.push((number, batch));

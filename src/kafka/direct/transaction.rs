@@ -26,6 +26,12 @@
 //!
 //! A coordinator that doesn't answer is asked again. The first request may still be on its way then, and would end
 //! the next transaction half way: so before that begins, the producer takes a new epoch, which turns it away.
+//!
+//! A coordinator can forget that a transaction writes to a partition. One that has just been elected reads the log of
+//! transactions to its very end, says of what it finds there "that is so", and can lose it again: to a successor that
+//! had not copied it yet. The partition then gets no marker, and what was written there becomes visible with the next
+//! transaction, or is aborted with it. So the coordinator that is asked to end a transaction is told first what it
+//! wrote to; and who takes over from another aborts what that one may have left ([`Producer::abort_at`]).
 
 use super::calls::CoordinatorOf;
 use super::error::{Error, Resource, Result, code};
@@ -131,12 +137,12 @@ impl Producer {
         if self.fenced {
             return Err(Broken::Fenced);
         }
-        if self.touched {
-            // Refused, where the broker itself has aborted it, or another has taken over: the identity decides which,
-            // and ends whatever is left.
-            let _ = self.end(false);
-        }
-        match self.identify() {
+        let written = self.written();
+        // Refused, where the broker itself has aborted it, or another has taken over: the identity decides which, and
+        // ends whatever is left, as far as the coordinator knows of it.
+        let ended = !self.touched || self.end(false).is_ok();
+        let left = if ended { Vec::new() } else { written };
+        match self.identify().and_then(|()| self.abort_at(&left)) {
             Ok(()) => Ok(()),
             Err(_) if self.fenced => Err(Broken::Fenced),
             Err(error) => {
@@ -146,6 +152,30 @@ impl Producer {
                 Err(Broken::Unknown(reason))
             }
         }
+    }
+
+    /// Aborts what earlier transactions of the same id may have left open in these partitions (topics with theirs),
+    /// whether the coordinator knows of it or not. For a producer that has sent nothing yet.
+    ///
+    /// # Errors
+    /// `Broker`, `Denied`; `Io` and `Timeout` where no coordinator answers. The producer is of no more use then.
+    pub fn abort_at(&mut self, places: &[(String, Vec<i32>)]) -> Result<()> {
+        if places.iter().all(|(_, partitions)| partitions.is_empty()) {
+            return Ok(());
+        }
+        let name = self.transactional()?;
+        let deadline = Instant::now() + self.settings.delivery_timeout;
+        self.touched = true;
+        let told = self.patiently(deadline, |p| p.tell(&name, places));
+        let done = told.map_err(End::Refused).and_then(|()| self.end(false));
+        done.map_err(|end| {
+            let error = match end {
+                End::Refused(error) => error,
+                End::Unknown(reason) => Error::Timeout(reason),
+            };
+            self.broken = Some(error.to_string());
+            error
+        })
     }
 
     /// True where it takes nothing more until it is opened anew, or has aborted.
@@ -220,14 +250,7 @@ impl Producer {
         if new.is_empty() {
             return Ok(true);
         }
-        let mut topics: Vec<(&str, Vec<i32>)> = Vec::new();
-        for number in &new {
-            let (topic, partition) = (self.topics[self.slots[*number].topic].as_str(), self.slots[*number].partition);
-            match topics.iter_mut().find(|(known, _)| *known == topic) {
-                Some((_, partitions)) => partitions.push(partition),
-                None => topics.push((topic, vec![partition])),
-            }
-        }
+        let topics = self.places_of(&new);
         let call = AddPartitions { transactional: &name, identity: self.identity, topics: &topics };
         match self.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call) {
             Ok(()) => {
@@ -241,6 +264,25 @@ impl Producer {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Topics with partitions, of some slots.
+    fn places_of(&self, slots: &[usize]) -> Vec<(String, Vec<i32>)> {
+        let mut topics: Vec<(String, Vec<i32>)> = Vec::new();
+        for slot in slots.iter().map(|number| &self.slots[*number]) {
+            let topic = &self.topics[slot.topic];
+            match topics.iter_mut().find(|(known, _)| known == topic) {
+                Some((_, partitions)) => partitions.push(slot.partition),
+                None => topics.push((topic.clone(), vec![slot.partition])),
+            }
+        }
+        topics
+    }
+
+    /// What the open transaction has written to.
+    fn written(&self) -> Vec<(String, Vec<i32>)> {
+        let written: Vec<usize> = (0..self.slots.len()).filter(|number| self.slots[*number].written).collect();
+        self.places_of(&written)
     }
 
     fn transactional(&self) -> Result<String> {
@@ -262,11 +304,27 @@ impl Producer {
     fn end(&mut self, commit: bool) -> Result<(), End> {
         let name = self.transactional().map_err(End::Refused)?;
         let deadline = Instant::now() + self.settings.delivery_timeout;
+        let written = self.written();
         // Asked, and who knows what became of it; and: the request itself may still be on its way.
         let (mut asked, mut at_large) = (false, false);
         loop {
+            // Each time anew: only what the same coordinator is told right before counts.
+            let told = self.tell(&name, &written);
             let call = EndTxn { transactional: &name, identity: self.identity, commit, joins: self.joins };
-            match self.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call) {
+            let answer = match told {
+                // It may have ended, or be about to: only the end itself is answered then.
+                Err(error) if (asked || at_large) && (!error.may_pass() || is_busy(&error)) => {
+                    self.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call)
+                }
+                Err(error) if (error.may_pass() || error.breaks_connection()) && Instant::now() < deadline => {
+                    std::thread::sleep(RETRY_INTERVAL);
+                    continue;
+                }
+                Err(error) if commit => Err(error),
+                // What nobody can be told of (a topic that was deleted) needs no abort.
+                Ok(()) | Err(_) => self.control.ask_coordinator(CoordinatorOf::Transaction, &name, &call),
+            };
+            match answer {
                 Ok(identity) => {
                     self.ended(identity);
                     if at_large && let Err(error) = self.identify() {
@@ -301,6 +359,15 @@ impl Producer {
         }
     }
 
+    /// Tells the coordinator which partitions the transaction has written to. It writes down those that it didn't know.
+    fn tell(&mut self, name: &str, written: &[(String, Vec<i32>)]) -> Result<()> {
+        if written.is_empty() {
+            return Ok(());
+        }
+        let call = AddPartitions { transactional: name, identity: self.identity, topics: written };
+        self.control.ask_coordinator(CoordinatorOf::Transaction, name, &call)
+    }
+
     /// A new transaction may begin.
     fn ended(&mut self, identity: Option<Identity>) {
         match identity {
@@ -314,6 +381,11 @@ impl Producer {
         }
         self.touched = false;
     }
+}
+
+/// True where the coordinator has the transaction's end, or another step of it, in hand.
+fn is_busy(error: &Error) -> bool {
+    error.code() == Some(code::CONCURRENT_TRANSACTIONS)
 }
 
 /// False where the error came before anything could have been sent.

@@ -78,7 +78,7 @@ impl Call for InitProducerId<'_> {
     }
 }
 
-/// Announces partitions that the transaction will write to (version 1).
+/// Announces partitions that the transaction will write to (version 1), or has written to.
 #[derive(Debug, Clone, Copy)]
 pub struct AddPartitions<'a> {
     /// The transactional id.
@@ -86,7 +86,7 @@ pub struct AddPartitions<'a> {
     /// The producer.
     pub identity: Identity,
     /// Topics with their partitions.
-    pub topics: &'a [(&'a str, Vec<i32>)],
+    pub topics: &'a [(String, Vec<i32>)],
 }
 
 impl Call for AddPartitions<'_> {
@@ -341,7 +341,7 @@ mod tests {
             to.compact_array(codes, |to, code| (to.i32(0), to.i16(*code), to.no_tagged()).0);
             to.no_tagged();
             to.no_tagged();
-            let topics = [("t", vec![0])];
+            let topics = [("t".to_string(), vec![0])];
             let call = AddPartitions { transactional: "x", identity: Identity::NONE, topics: &topics };
             call.read(&mut Reader::new(to.bytes())).err().and_then(|error| error.code())
         };

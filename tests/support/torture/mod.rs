@@ -154,7 +154,30 @@ impl Arena {
                 }
             }
         }
+        if plan.calm.is_some() {
+            self.keep_brokers(plan, &kept);
+        }
         kept
+    }
+}
+
+impl Arena {
+    /// Whether a broker lost something only its own log and partitions can tell.
+    fn keep_brokers(&self, plan: &Plan, kept: &Path) {
+        let outputs = (0..plan.partitions).map(|partition| (self.stream.topic("out"), partition));
+        let journal = (0..plan.lanes as i32).map(|lane| (self.stream.topic("journal"), lane));
+        let all: Vec<_> = outputs.chain(journal).chain([("__transaction_state".to_string(), 0)]).collect();
+        for (number, broker) in cluster::brokers().iter().enumerate() {
+            let to = kept.join(format!("broker-{}", number + 1));
+            std::fs::create_dir_all(&to).expect("a folder for a broker");
+            let _ = std::fs::copy(broker.log_path(), to.join("broker.log"));
+            for (topic, partition) in &all {
+                let from = broker.partition_dir(topic, *partition);
+                if from.is_dir() {
+                    copy(&from, &to.join(format!("{topic}-{partition}")));
+                }
+            }
+        }
     }
 }
 

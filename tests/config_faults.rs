@@ -358,6 +358,15 @@ fn secrets_are_never_printed_and_a_password_is_taken_as_it_is_written() {
 }
 
 #[test]
+fn a_property_of_the_command_line_may_be_quoted_as_in_a_file() {
+    for name in ["fetch.max.bytes", "\"fetch.max.bytes\"", "'fetch.max.bytes'"] {
+        let config = parse_with(KAFKA, &[&format!("source.kafka.{name}=65536")], &[]).expect("good");
+        let SourceKind::Kafka { properties, .. } = &config.source.kind else { panic!("kafka") };
+        assert_eq!(properties["fetch.max.bytes"], "65536", "{name}");
+    }
+}
+
+#[test]
 fn a_reload_takes_what_it_can_and_names_what_needs_a_restart() {
     let old = good(KAFKA);
     assert_eq!(reloadable_changes(&old, &old), Ok(Vec::new()));

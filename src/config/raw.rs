@@ -173,7 +173,10 @@ impl Raw {
         let properties =
             SECTIONS.iter().map(|(name, _)| *name).filter(|section| is_properties(section)).find_map(|section| {
                 let rest = name.strip_prefix(section)?.strip_prefix('.')?;
-                (!rest.is_empty()).then_some((section, rest))
+                // In quotes as in a file, or without.
+                let quoted = |quote| rest.strip_prefix(quote)?.strip_suffix(quote);
+                let property = quoted('"').or_else(|| quoted('\'')).unwrap_or(rest);
+                (!property.is_empty()).then_some((section, property))
             });
         if let Some((section, property)) = properties {
             // As it was given, but for quotes: a password may look like a number, and is none.

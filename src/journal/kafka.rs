@@ -193,6 +193,24 @@ impl KafkaJournal {
             _ => Err(aborted(reason)),
         }
     }
+
+    fn remove_before(&mut self, before: u64) -> Result<()> {
+        let (low, _) = self.records.watermarks()?;
+        let mut keep = None;
+        self.records.scan(low, |offset, record| match record.number >= before {
+            true => {
+                keep = Some(offset);
+                ControlFlow::Break(())
+            }
+            false => ControlFlow::Continue(()),
+        })?;
+        match keep {
+            Some(offset) if offset > low => {
+                self.claim.group().delete_before(&self.records.topic, self.records.partition(), offset)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Journal for KafkaJournal {
@@ -277,26 +295,6 @@ impl Journal for KafkaJournal {
                 Ok(())
             }
             done => done,
-        }
-    }
-}
-
-impl KafkaJournal {
-    fn remove_before(&mut self, before: u64) -> Result<()> {
-        let (low, _) = self.records.watermarks()?;
-        let mut keep = None;
-        self.records.scan(low, |offset, record| match record.number >= before {
-            true => {
-                keep = Some(offset);
-                ControlFlow::Break(())
-            }
-            false => ControlFlow::Continue(()),
-        })?;
-        match keep {
-            Some(offset) if offset > low => {
-                self.claim.group().delete_before(&self.records.topic, self.records.partition(), offset)
-            }
-            _ => Ok(()),
         }
     }
 }

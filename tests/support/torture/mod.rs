@@ -159,9 +159,7 @@ impl Arena {
         }
         kept
     }
-}
 
-impl Arena {
     /// Whether a broker lost something only its own log and partitions can tell.
     fn keep_brokers(&self, plan: &Plan, kept: &Path) {
         let outputs = (0..plan.partitions).map(|partition| (self.stream.topic("out"), partition));

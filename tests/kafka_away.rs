@@ -12,7 +12,6 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use support::broker::Broker;
@@ -53,18 +52,6 @@ fn resident_mib(daemon: &Daemon) -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("KiB") / 1024
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let to = to.join(entry.file_name());
-        match entry.file_type().expect("a type").is_dir() {
-            true => copy(&entry.path(), &to),
-            false => drop(std::fs::copy(entry.path(), to).expect("copied")),
-        }
-    }
-}
-
 /// What the daemon's lane last complained of.
 fn fault(daemon: &Daemon) -> String {
     daemon.ask(&CtlAction::Status).map_or(String::new(), |status| status["lanes"][0]["fault"].to_string())
@@ -85,7 +72,7 @@ fn a_zombie(name: &str, ways: [usize; 2], held: Option<(Api, Act)>) {
     let config: String = config.lines().filter(own).map(|line| format!("{line}\n")).collect();
     let config = config.replace(&way(ways[0]).address(), &way(ways[1]).address());
     let other = Scene::new(SPEC, &config.replace(&format!("{name}-node"), &format!("{name}-other")));
-    copy(&stage.scene.path("state"), &other.path("state"));
+    support::copy_folder(&stage.scene.path("state"), &other.path("state"));
     let mut owner = other.start(&[]);
     let taken_over = committed(&owner);
     until("commits of the other owner", || (committed(&owner) > taken_over + 100).then_some(()));

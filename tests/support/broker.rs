@@ -410,12 +410,12 @@ impl Broker {
 
     /// Keeps a partition as it is, for `bring_back`. The broker is not running.
     pub fn keep(&self, topic: &str, partition: i32) {
-        copy_files(&self.partition_dir(topic, partition), &self.dir.join("kept"));
+        replace_folder(&self.partition_dir(topic, partition), &self.dir.join("kept"));
     }
 
     /// Takes a partition back to where it was when it was kept. The broker is not running.
     pub fn bring_back(&self, topic: &str, partition: i32) {
-        copy_files(&self.dir.join("kept"), &self.partition_dir(topic, partition));
+        replace_folder(&self.dir.join("kept"), &self.partition_dir(topic, partition));
     }
 
     /// The batches of a partition as they lie on the broker's disk: by whom they were written, and whether they are
@@ -499,13 +499,9 @@ fn remove_leftovers(runs: &Path) {
 }
 
 /// Makes a folder hold what another does, and nothing else.
-fn copy_files(from: &Path, to: &Path) {
-    let _ = fs::remove_dir_all(to);
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder of files") {
-        let entry = entry.expect("entry");
-        fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
-    }
+fn replace_folder(with: &Path, folder: &Path) {
+    let _ = fs::remove_dir_all(folder);
+    super::copy_folder(with, folder);
 }
 
 /// Where the build puts its things.

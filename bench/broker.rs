@@ -36,8 +36,12 @@ impl Broker {
         }
         let script = script().ok_or("scripts/kafka-broker is not here; MILLSTREAM_BENCH_BROKERS can name a broker")?;
         let dir = tempfile::Builder::new().prefix("millstream-bench-kafka-").tempdir().map_err(|e| e.to_string())?;
-        let port = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string());
-        let (port, controller) = (port()?.port(), port()?.port());
+        let bind = || TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string());
+        let port = |held: &TcpListener| held.local_addr().map(|at| at.port()).map_err(|e| e.to_string());
+        // Both are held until both are known: what is let go may be given again.
+        let held = (bind()?, bind()?);
+        let (port, controller) = (port(&held.0)?, port(&held.1)?);
+        drop(held);
         let log = std::fs::File::create(dir.path().join("log")).map_err(|e| e.to_string())?;
         let mut command = Command::new(script);
         command.arg("run").env("KAFKA_PORT", port.to_string()).env("KAFKA_CONTROLLER_PORT", controller.to_string());

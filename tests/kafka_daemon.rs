@@ -264,7 +264,7 @@ fn a_broker_that_dies_is_waited_for() {
 
 #[test]
 fn without_a_broker_it_gives_up_and_says_so() {
-    let port = support::daemon::free_port();
+    let port = support::free_port();
     let stream = Stream { broker: Broker::shared(), name: "nobody".into() };
     let config = stream.config("limits.start_timeout_ms = 1_000\n");
     let config = config.replace(&stream.broker.address(), &format!("127.0.0.1:{port}"));

@@ -3,6 +3,7 @@
 //! The jars come through Maven (tests/kafka/pom.xml), once, into `target/kafka-lib` or
 //! `$MILLSTREAM_KAFKA_LIB`; `$MILLSTREAM_KAFKA_VERSION` takes another one than the pom's. The broker dies with the test process, however that ends: the kernel is told to.
 
+use super::free_port;
 use millstream::kafka::ClientKind;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -12,7 +13,7 @@ use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -97,7 +98,7 @@ impl Broker {
     /// A broker whose properties are made from the usual ones, in the folder named; `format` are arguments of the
     /// storage's formatting.
     pub fn with(properties_of: impl FnOnce(&Path, String) -> String, format: &[String]) -> Broker {
-        let (dir, (port, controller)) = (new_folder(), free_ports());
+        let (dir, (port, controller)) = (new_folder(), (free_port(), free_port()));
         let properties = properties_of(&dir, properties(port, controller, &dir));
         let broker = Broker::prepared(dir, port, &properties, format);
         broker.start();
@@ -107,7 +108,7 @@ impl Broker {
     /// The brokers of a cluster, each of them a controller too. Topics have a replica on each, and take messages as
     /// long as all but one are there. What `more` says goes to each.
     pub fn cluster(count: usize, more: &str) -> Vec<Broker> {
-        let all: Vec<(PathBuf, (u16, u16))> = (0..count).map(|_| (new_folder(), free_ports())).collect();
+        let all: Vec<(PathBuf, (u16, u16))> = (0..count).map(|_| (new_folder(), (free_port(), free_port()))).collect();
         let list = |of: &dyn Fn(usize, (u16, u16)) -> String| -> String {
             let each: Vec<String> = all.iter().enumerate().map(|(number, (_, ports))| of(number + 1, *ports)).collect();
             each.join(",")
@@ -140,7 +141,9 @@ impl Broker {
             .args(format)
             .output()
             .expect("java runs (install a Java runtime, 17 or later)");
-        assert!(formatted.status.success(), "kafka format: {}", String::from_utf8_lossy(&formatted.stderr));
+        let said = String::from_utf8_lossy(&formatted.stderr);
+        let last = said.lines().count().saturating_sub(20);
+        assert!(formatted.status.success(), "kafka format: {}", said.lines().skip(last).collect::<Vec<_>>().join("\n"));
         let address = format!("127.0.0.1:{port}");
         Broker { dir, port, address, replicas: 1, process: Mutex::new(None), producer: OnceLock::new() }
     }
@@ -508,13 +511,6 @@ fn replace_folder(with: &Path, folder: &Path) {
 pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from)
-}
-
-/// Two free ports. Another process may take one before the broker does; then the broker's start says so.
-pub fn free_ports() -> (u16, u16) {
-    let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let (first, second) = (bind(), bind());
-    (first.local_addr().expect("port").port(), second.local_addr().expect("port").port())
 }
 
 fn properties(port: u16, controller: u16, dir: &Path) -> String {

@@ -347,11 +347,6 @@ impl Drop for Daemon {
     }
 }
 
-/// A number of 127.0.0.1's ports that was free a moment ago.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
-}
-
 /// True for a line of the log that tells of a fault: one that somebody should look at, or one that a lane got over.
 pub fn is_fault(line: &str) -> bool {
     line.contains("ERROR") || line.contains("a setback")

@@ -15,7 +15,23 @@ pub mod stream;
 pub mod torture;
 pub mod verdict;
 
+use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A port of 127.0.0.1 that was free a moment ago, and that this process never gives again. It lies below the ports
+/// that the system takes for outgoing connections, so nobody gets it by chance while a server is away.
+pub fn free_port() -> u16 {
+    const PORTS: std::ops::Range<u32> = 12_000..30_000;
+    const PROCESS: u32 = 64;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id() * PROCESS;
+    (0..PORTS.len())
+        .map(|_| PORTS.start + (first + GIVEN.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32)
+        .map(|port| u16::try_from(port).expect("a port"))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
 
 /// Copies a folder and all that is in it.
 pub fn copy_folder(from: &Path, to: &Path) {

@@ -227,8 +227,7 @@ pub fn older_broker_behind(proxies: &[&Proxy]) -> Broker {
 }
 
 fn broker_with(proxies: &[&Proxy], format: &[String]) -> Broker {
-    let ports = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-    let own: Vec<u16> = proxies.iter().map(|_| ports()).collect();
+    let own: Vec<u16> = proxies.iter().map(|_| super::free_port()).collect();
     let ways = |_: &Path, usual: String| {
         let mut names = String::from("listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT");
         let (mut listeners, mut advertised, mut more) = (String::new(), String::new(), String::new());

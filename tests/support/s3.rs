@@ -25,7 +25,7 @@ pub struct S3 {
 impl S3 {
     /// A server with an empty bucket `millstream`.
     pub fn new() -> S3 {
-        let port = super::daemon::free_port();
+        let port = super::free_port();
         let log = File::create(target_dir().join("s3-server.log")).expect("a log");
         let mut command = Command::new(installed().join("bin/moto_server"));
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);

@@ -3,7 +3,7 @@
 //! plain listener of their own, whose user may do everything.
 
 use super::broker::Broker;
-use super::daemon::free_port;
+use super::free_port;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rdkafka_sys as sys;
 use std::ffi::{CStr, CString};

@@ -509,6 +509,16 @@ fn the_journal_is_trimmed_behind_and_shows_only_its_lineage() {
 }
 
 #[test]
+fn a_group_without_a_journal_is_not_waited_for() {
+    let broker = Broker::shared();
+    let options = options(broker, "new-group");
+    let began = Instant::now();
+    let found = millstream::journal::kafka::stranger(kafka::client_of(&options).as_ref(), &options).unwrap();
+    assert_eq!(found, None);
+    assert!(began.elapsed() < options.first_answer / 2, "a first start waits for what isn't there");
+}
+
+#[test]
 fn a_lane_that_another_daemon_takes_is_a_fault() {
     let broker = Broker::shared();
     let options = options(broker, "taken");

@@ -50,10 +50,10 @@ struct Records {
 /// Misuse, naming a property that is refused; Corruption, where the journal holds something else.
 pub fn stranger(client: &dyn Client, options: &KafkaOptions) -> Result<Option<JournalRecord>> {
     let mut records = Records::new(client, options)?;
-    if records.watermarks().is_err() {
-        return Ok(None);
+    match records.reader.knows(&records.topic, records.partition()) {
+        true => records.stranger(),
+        false => Ok(None),
     }
-    records.stranger()
 }
 
 /// All that a lane's journal holds of its lineage, read by anyone. The topic must be there.

@@ -130,6 +130,11 @@ pub trait Reader: Send {
     /// Environment.
     fn watermarks(&self, topic: &str, partition: i32) -> Result<(u64, u64)>;
 
+    /// Whether the brokers know a partition, without waiting for one that may be on its way. False where none answers.
+    fn knows(&self, topic: &str, partition: i32) -> bool {
+        self.watermarks(topic, partition).is_ok()
+    }
+
     /// One past the newest offset of a place, as the last fetch told; `None`: nothing was told yet.
     fn high_seen(&self, input: u32) -> Option<u64>;
 

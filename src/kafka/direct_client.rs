@@ -275,6 +275,11 @@ impl DirectReader {
     fn control(&self) -> MutexGuard<'_, Cluster> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// When the brokers must have answered a question that is asked now.
+    fn answer_by(&self) -> Instant {
+        Instant::now() + self.options.first_answer.min(BROKER_TIMEOUT)
+    }
 }
 
 impl Reader for DirectReader {
@@ -318,10 +323,13 @@ impl Reader for DirectReader {
     }
 
     fn watermarks(&self, topic: &str, partition: i32) -> Result<(u64, u64)> {
-        let deadline = Instant::now() + self.options.first_answer.min(BROKER_TIMEOUT);
-        let found = self.control().watermarks(topic, partition, true, deadline);
+        let found = self.control().watermarks(topic, partition, true, self.answer_by());
         let (low, high) = found.map_err(|error| fault(&self.options, &error, "Read"))?;
         Ok((low.max(0) as u64, high.max(0) as u64))
+    }
+
+    fn knows(&self, topic: &str, partition: i32) -> bool {
+        self.control().knows(topic, partition, self.answer_by()).unwrap_or(false)
     }
 
     fn high_seen(&self, input: u32) -> Option<u64> {

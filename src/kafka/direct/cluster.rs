@@ -245,6 +245,16 @@ impl Cluster {
         self.topics.get(topic).map(Vec::len)
     }
 
+    /// Whether a topic has a partition, asked of any broker until the deadline. What was made a moment ago may not
+    /// have come to that broker yet.
+    ///
+    /// # Errors
+    /// The last broker's; `Broker`, where the topic is refused.
+    pub fn knows(&mut self, topic: &str, partition: i32, deadline: Instant) -> Result<bool> {
+        self.retrying(deadline, |cluster| cluster.refresh(&[topic.to_string()]))?;
+        Ok(self.partitions(topic).is_some_and(|count| (0..count as i32).contains(&partition)))
+    }
+
     /// The leader of a partition, asked for where it isn't known.
     ///
     /// # Errors

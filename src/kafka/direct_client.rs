@@ -469,8 +469,9 @@ impl Producer for DirectProducer {
     fn send_all(&self, topic: &str, messages: Messages<'_>) -> Result<()> {
         let timestamp = now_ms();
         self.sending(|producer| {
+            let topic = producer.topic(topic);
             for (partition, key, value) in messages.iter() {
-                producer.send(topic, partition, &Entry { key, value: Some(value), timestamp, headers: &[] })?;
+                producer.send_in(topic, partition, &Entry { key, value: Some(value), timestamp, headers: &[] })?;
                 faults::step("kafka.produce");
             }
             producer.push()

@@ -44,7 +44,7 @@ pub use error::{Error, Resource, Result, code};
 pub use fetched::{Fetched, Message};
 pub use fetcher::{FetchSettings, Fetcher};
 pub use pour::Poured;
-pub use producer::Producer;
+pub use producer::{Producer, TopicNumber};
 pub use settings::{Login, Mechanism, ProduceSettings, Secret, Settings, Tls};
 pub use transaction::Broken;
 pub use txn_calls::{Identity, Membership};

@@ -68,6 +68,10 @@ pub(super) struct Slot {
     pub(super) written: bool,
 }
 
+/// A topic of a producer: see [`Producer::topic`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicNumber(usize);
+
 /// A request on its way: its batches, by slot.
 #[derive(Debug)]
 struct Flight {
@@ -188,35 +192,35 @@ impl Producer {
         }
     }
 
-    fn slot(&mut self, topic: &str, partition: i32) -> usize {
-        let topics = &self.topics;
-        let fits = |slot: &Slot| slot.partition == partition && topics[slot.topic] == topic;
+    /// The number by which [`Producer::send_in`] knows a topic. It holds as long as the producer.
+    pub fn topic(&mut self, topic: &str) -> TopicNumber {
+        TopicNumber(self.topics.iter().position(|known| known == topic).unwrap_or_else(|| {
+            self.topics.push(topic.to_string());
+            self.topics.len() - 1
+        }))
+    }
+
+    fn slot(&mut self, topic: usize, partition: i32) -> usize {
+        let fits = |slot: &Slot| slot.partition == partition && slot.topic == topic;
         if self.slots.get(self.last).is_some_and(fits) {
             return self.last;
         }
-        self.last = match self.slots.iter().position(fits) {
-            Some(found) => found,
-            None => {
-                let topic = self.topics.iter().position(|known| known == topic).unwrap_or_else(|| {
-                    self.topics.push(topic.to_string());
-                    self.topics.len() - 1
-                });
-                self.slots.push(Slot {
-                    topic,
-                    partition,
-                    open: Builder::default(),
-                    next_sequence: 0,
-                    waiting: VecDeque::new(),
-                    on_their_way: 0,
-                    leader: -1,
-                    held: false,
-                    not_before: None,
-                    announced: self.settings.transactional.is_none() || self.joins,
-                    written: false,
-                });
-                self.slots.len() - 1
-            }
-        };
+        self.last = self.slots.iter().position(fits).unwrap_or_else(|| {
+            self.slots.push(Slot {
+                topic,
+                partition,
+                open: Builder::default(),
+                next_sequence: 0,
+                waiting: VecDeque::new(),
+                on_their_way: 0,
+                leader: -1,
+                held: false,
+                not_before: None,
+                announced: self.settings.transactional.is_none() || self.joins,
+                written: false,
+            });
+            self.slots.len() - 1
+        });
         self.last
     }
 
@@ -225,14 +229,24 @@ impl Producer {
     /// # Errors
     /// `Broker` with MESSAGE_TOO_LARGE for a message that is too long, which changes nothing. Anything else: a batch
     /// was given up, and the producer takes nothing more until the transaction is aborted (or it is opened anew).
-    #[inline]
     pub fn send(&mut self, topic: &str, partition: i32, entry: &Entry<'_>) -> Result<()> {
+        let topic = self.topic(topic);
+        self.send_in(topic, partition, entry)
+    }
+
+    /// As `send`, for many messages of a topic: its name is looked up once.
+    ///
+    /// # Errors
+    /// As for `send`.
+    #[inline]
+    pub fn send_in(&mut self, topic: TopicNumber, partition: i32, entry: &Entry<'_>) -> Result<()> {
         self.check()?;
         let bytes = entry.bytes_max();
         if bytes > self.settings.message_bytes_max + 64 {
+            let topic = &self.topics[topic.0];
             return Err(Error::broker(format!("{topic}/{partition}: {bytes} bytes"), code::MESSAGE_TOO_LARGE));
         }
-        let number = self.slot(topic, partition);
+        let number = self.slot(topic.0, partition);
         let slot = &mut self.slots[number];
         if !slot.open.is_empty() && slot.open.len() + bytes > self.settings.batch_bytes {
             self.seal(number)?;

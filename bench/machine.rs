@@ -116,6 +116,27 @@ pub fn memory_mib(pid: u32, line: &str) -> f64 {
     kib.unwrap_or(0.0) / 1024.0
 }
 
+/// Bytes of memory that can be had without swapping.
+pub fn available_bytes() -> usize {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"));
+    line.and_then(|l| l.split_whitespace().nth(1)?.parse::<usize>().ok()).unwrap_or(0) * 1024
+}
+
+/// Takes that many bytes of memory, writes to each page and gives them back.
+pub fn touch_memory(bytes: usize) {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    // SAFETY: a mapping of our own at an address of the kernel's choice; nobody else knows it, and it is gone at the
+    // end.
+    unsafe {
+        let Ok(start) = mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::WRITE, MapFlags::PRIVATE) else {
+            return;
+        };
+        (0..bytes).step_by(rustix::param::page_size()).for_each(|at| start.cast::<u8>().add(at).write_volatile(1));
+        let _ = munmap(start, bytes);
+    }
+}
+
 /// Waits until a process has ended, leaving what the kernel knows of it in place.
 pub fn wait_ended(pid: u32) {
     use rustix::process::{WaitId, WaitIdOptions, waitid};

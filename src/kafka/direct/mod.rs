@@ -11,7 +11,8 @@
 //! cluster.rs      who leads what, and a connection to each
 //! fetched.rs      the fetch call and a walk over what it brings; pour.rs hands it over as a whole; fetcher.rs keeps
 //!                 one on its way
-//! produce_call.rs the produce call; producer.rs keeps batches on their way; transaction.rs commits them together
+//! produce_call.rs the produce call; slot.rs a partition's batches; producer.rs keeps them on their way;
+//!                 transaction.rs commits them together
 //! ```
 //!
 //! It stands on its own: it knows nothing of lanes, starts no thread and needs no runtime. A fetcher and a producer
@@ -33,6 +34,7 @@ pub mod produce_call;
 mod producer;
 mod sasl;
 mod settings;
+mod slot;
 mod transaction;
 mod transport;
 pub mod txn_calls;

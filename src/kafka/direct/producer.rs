@@ -21,14 +21,12 @@ use super::connection::wait_for;
 use super::error::{Error, Resource, Result, code};
 use super::produce_call::{Outcome, Produce, write_heads};
 use super::settings::{ProduceSettings, Settings};
+use super::slot::{Batch, RETRY_INTERVAL, Slot};
 use super::transaction::Ending;
 use super::txn_calls::{Identity, InitProducerId};
 use crate::faults;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
-
-/// How long a partition whose batch failed in passing is left alone.
-const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long one call to a coordinator may take before it is looked up again.
 const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,35 +36,6 @@ const STALL: Duration = Duration::from_secs(3);
 
 /// Batches of which the room is kept.
 const SPARES_MAX: usize = 64;
-
-/// A sealed batch.
-#[derive(Debug)]
-struct Batch {
-    builder: Builder,
-    sequence: i32,
-    sealed: Instant,
-}
-
-/// A partition that is written to.
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) topic: usize,
-    pub(super) partition: i32,
-    open: Builder,
-    next_sequence: i32,
-    /// Sealed and not on their way, in order.
-    waiting: VecDeque<Batch>,
-    on_their_way: usize,
-    /// The broker that they are on their way to.
-    leader: i32,
-    /// One has failed: nothing more goes until the others are answered.
-    held: bool,
-    pub(super) not_before: Option<Instant>,
-    /// The coordinator knows that the transaction writes here (or needn't be told).
-    pub(super) announced: bool,
-    /// Something of the open transaction may be here.
-    pub(super) written: bool,
-}
 
 /// A topic of a producer: see [`Producer::topic`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,19 +175,8 @@ impl Producer {
             return self.last;
         }
         self.last = self.slots.iter().position(fits).unwrap_or_else(|| {
-            self.slots.push(Slot {
-                topic,
-                partition,
-                open: Builder::default(),
-                next_sequence: 0,
-                waiting: VecDeque::new(),
-                on_their_way: 0,
-                leader: -1,
-                held: false,
-                not_before: None,
-                announced: self.settings.transactional.is_none() || self.joins,
-                written: false,
-            });
+            let announced = self.settings.transactional.is_none() || self.joins;
+            self.slots.push(Slot::new(topic, partition, announced));
             self.slots.len() - 1
         });
         self.last
@@ -553,7 +511,7 @@ impl Producer {
                     self.spares.push(builder);
                 }
             } else if behind || code::may_pass(code) {
-                self.put_back(number, batch);
+                self.slots[number].put_back(batch);
                 if code::is_stale_leader(code) {
                     self.cluster.forget_leaders(&self.topics[topic]);
                 }
@@ -567,26 +525,9 @@ impl Producer {
                 let error = Error::broker(what, code).on(Resource::Topic, &self.topics[topic]);
                 fault = fault.and(Err(error.on(Resource::TransactionalId, name)));
             }
-            self.release(number);
+            self.slots[number].release();
         }
         fault
-    }
-
-    /// Holds the partition, and puts a batch back to its place among those that wait.
-    fn put_back(&mut self, number: usize, batch: Batch) {
-        let slot = &mut self.slots[number];
-        slot.held = true;
-        // By age: sequences are counted round.
-        let at = slot.waiting.partition_point(|other| other.sealed < batch.sealed || comes_before(other, &batch));
-        slot.waiting.insert(at, batch);
-    }
-
-    /// Lets a held partition go again when nothing of it is on its way.
-    fn release(&mut self, number: usize) {
-        let slot = &mut self.slots[number];
-        if slot.held && slot.on_their_way == 0 {
-            (slot.held, slot.not_before) = (false, Some(Instant::now() + RETRY_INTERVAL));
-        }
     }
 
     /// A connection broke: whatever was on its way on it goes again.
@@ -598,15 +539,10 @@ impl Producer {
                 self.slots[number].on_their_way -= 1;
                 let topic = self.topics[self.slots[number].topic].clone();
                 self.cluster.forget_leaders(&topic);
-                self.put_back(number, batch);
-                self.release(number);
+                self.slots[number].put_back(batch);
+                self.slots[number].release();
             }
         }
         if let Error::Config(_) = error { Err(error) } else { Ok(()) }
     }
-}
-
-/// True where a batch's sequence is before another's, counted round.
-fn comes_before(one: &Batch, other: &Batch) -> bool {
-    one.sealed == other.sealed && (other.sequence.wrapping_sub(one.sequence) & i32::MAX) < i32::MAX / 2
 }

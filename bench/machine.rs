@@ -111,16 +111,19 @@ pub fn process_cpu_seconds(pid: u32) -> f64 {
 
 /// A line of `/proc/PID/status` in KiB (`VmRSS`, `VmHWM`), as MiB.
 pub fn memory_mib(pid: u32, line: &str) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = text.lines().find(|l| l.starts_with(line)).and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok());
-    kib.unwrap_or(0.0) / 1024.0
+    kib_of(&format!("/proc/{pid}/status"), line) as f64 / 1024.0
 }
 
 /// Bytes of memory that can be had without swapping.
 pub fn available_bytes() -> usize {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find(|l| l.starts_with("MemAvailable:"));
-    line.and_then(|l| l.split_whitespace().nth(1)?.parse::<usize>().ok()).unwrap_or(0) * 1024
+    kib_of("/proc/meminfo", "MemAvailable") * 1024
+}
+
+/// A line of a file of the kernel's that counts in KiB; 0 where there is none.
+fn kib_of(path: &str, line: &str) -> usize {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let found = text.lines().find(|l| l.starts_with(line));
+    found.and_then(|l| l.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
 }
 
 /// Takes that many bytes of memory, writes to each page and gives them back.
